@@ -1,0 +1,104 @@
+"""The one record type between annotation files and everything else: what is in an image, and where.
+
+Readers (`coco.py`, `bdd.py` ...) turn their conventions into these; nobody downstream knows a format.
+Boxes are half-open pixels: x2 and y2 lie just outside the object (DESIGN.md, data rules).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+Box = tuple[float, float, float, float]
+
+
+class Polygons(msgspec.Struct, frozen=True, gc=False):
+    """COCO polygons, not parsed yet: the JSON text of `[[x1, y1, x2, y2, ...], ...]` in pixels."""
+
+    json: bytes
+
+
+class Rle(msgspec.Struct, frozen=True, gc=False):
+    """COCO run lengths, column-major. `counts` is the compressed string, as pycocotools takes it."""
+
+    height: int
+    width: int
+    counts: bytes
+
+
+class MaskFile(msgspec.Struct, frozen=True, gc=False):
+    """An object's pixels in a palette or RGBA picture: those whose value (or instance number) is `value`."""
+
+    path: Path
+    value: int
+    kind: str  # "voc-object" | "voc-class" | "bdd-bitmask"
+
+
+Segmentation = Polygons | Rle | MaskFile
+
+
+class Instance(msgspec.Struct, frozen=True, gc=False):
+    """One object of an image.
+
+    `area` is the annotation's own figure in pixels (COCO metrics sort objects by it), None where the format has none.
+    """
+
+    instance_id: int
+    category_id: int
+    box_xyxy: Box
+    segmentation: Segmentation | None = None
+    area: float | None = None
+    is_crowd: bool = False
+    is_difficult: bool = False
+
+
+class ImageRecord(msgspec.Struct, frozen=True, gc=False):
+    """One image and its objects. `file_name` is relative to the index's `image_root`; sizes in pixels.
+
+    `class_id` is the image's own class (Tiny ImageNet), None for detection sets.
+    """
+
+    image_id: int
+    file_name: str
+    width: int
+    height: int
+    instances: tuple[Instance, ...] = ()
+    class_id: int | None = None
+
+
+class Category(msgspec.Struct, frozen=True):
+    """A class of the data set under its own id (COCO's have gaps)."""
+
+    category_id: int
+    name: str
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """An annotation that was left out, and why: `cause` is one of a short fixed list, `where` a JSON path or a line."""
+
+    cause: str
+    where: str
+    detail: str = ""
+
+
+class DatasetIndex(msgspec.Struct, frozen=True):
+    """Every image of one split of a data set, in the order of its annotation file.
+
+    `annotation_path` is the file (COCO, BDD) or the folder (VOC, Tiny ImageNet) the records come from;
+    `has_masks` tells whether any instance carries a segmentation.
+    """
+
+    format: str
+    split: str
+    annotation_path: Path
+    image_root: Path
+    categories: tuple[Category, ...]
+    records: tuple[ImageRecord, ...]
+    has_masks: bool = False
+    dropped: tuple[Dropped, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def image_path(self, record: ImageRecord) -> Path:
+        """Where the image of `record` lies."""
+        return self.image_root / record.file_name

@@ -1,0 +1,123 @@
+"""Publishing files: whole or not at all.
+
+Every output of the project passes through here: written beside its target, flushed to the disk, renamed over it, the
+folder flushed too. A reader sees the old file or the new one, never a part of one.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sptcore.errors import EnvironmentFault
+
+TEMP_MARK = ".spt-tmp-"
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Publish `content` (text as UTF-8) at `path`, replacing what is there.
+
+    Raises EnvironmentFault (full disk, missing folder, no permission) with the earlier file untouched.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with atomic_path(path) as temp, temp.open("wb") as stream:
+        stream.write(data)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on leaving, fsync it and rename it over `path`.
+
+    On any exception the temporary file is removed and `path` stays as it was. OSError becomes EnvironmentFault.
+    """
+    path = Path(path)
+    temp = path.with_name(f"{TEMP_MARK}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"[:255])
+    try:
+        yield temp
+        fsync(temp)
+        os.replace(temp, path)
+        fsync(path.parent)
+    except OSError as error:
+        raise as_fault(error, path) from error
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that becomes `path` on leaving; removed on any exception.
+
+    With `replace`, an existing folder at `path` steps aside first and is removed once the new one is in place.
+    Raises EnvironmentFault when `path` exists and `replace` is off.
+    """
+    path = Path(path)
+    temp = path.with_name(f"{TEMP_MARK}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"[:255])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temp.mkdir()
+        yield temp
+        for folder, _, names in os.walk(temp):
+            for name in names:
+                fsync(Path(folder, name))
+            fsync(Path(folder))
+        _put_in_place(temp, path, replace)
+        fsync(path.parent)
+    except OSError as error:
+        raise as_fault(error, path) from error
+    finally:
+        if temp.exists():
+            shutil.rmtree(temp, ignore_errors=True)
+
+
+def _put_in_place(temp: Path, path: Path, replace: bool) -> None:
+    if not path.exists():
+        os.rename(temp, path)
+        return
+    if not replace:
+        raise EnvironmentFault("the output exists already", where=str(path), hint="add --force to replace it")
+    aside = path.with_name(f"{TEMP_MARK}{os.getpid()}-{secrets.token_hex(4)}-old-{path.name}"[:255])
+    os.rename(path, aside)
+    try:
+        os.rename(temp, path)
+    except OSError:
+        os.rename(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def fsync(path: Path) -> None:
+    """Flush a file or a folder to the disk; links and special files are left alone."""
+    if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def as_fault(error: OSError, path: Path) -> EnvironmentFault:
+    """The EnvironmentFault a person reads for an OSError met while writing `path`."""
+    hints = {
+        errno.ENOSPC: "free some space on this disk, or write elsewhere with --out",
+        errno.EDQUOT: "your disk quota is used up: free some space, or write elsewhere with --out",
+        errno.EACCES: "choose a folder you may write to with --out",
+        errno.EPERM: "choose a folder you may write to with --out",
+        errno.EROFS: "this disk is read-only: write elsewhere with --out",
+        errno.ENOENT: f"make its folder first: mkdir -p {path.parent}",
+        errno.EXDEV: "keep the output on one disk",
+    }
+    reason = error.strerror or str(error)
+    return EnvironmentFault(f"cannot write: {reason}", where=str(path), hint=hints.get(error.errno or 0))
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

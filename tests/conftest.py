@@ -1,0 +1,19 @@
+"""Settings of every test: one thread a process, a cache of its own, no colour, no terminal."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or writes the user's cache, data or runs."""
+    home = tmp_path_factory.mktemp("spt-home")
+    for name in ("SPT_CACHE", "SPT_RUNS"):
+        os.environ[name] = str(home / name.lower())
+    os.environ.pop("SPT_DATA", None)
+    os.environ.pop("SPT_DEBUG", None)
