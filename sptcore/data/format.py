@@ -1,0 +1,131 @@
+"""What a data set format is: four functions in one module, found through the table `FORMATS`.
+
+A format module (`coco`, `bdd`, a plug-in's) has
+
+    detect(root: Path) -> bool                                   does this folder hold such a data set
+    splits(root: Path) -> list[str]                              the splits it has, as "train", "val" ...
+    read(source: Source, split: str) -> DatasetIndex             strict about the file, lenient about one annotation
+    write_subset(index, keep: Collection[int], out: Path) -> list[Path]
+                                                                 the images whose id is in `keep`, byte for byte, in
+                                                                 the layout `detect` knows, into the existing folder `out`
+
+and may have `stream(source, split) -> RecordStream` for annotation files that should not be held as objects at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from sptcore.data.records import DatasetIndex, Dropped, ImageRecord
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a reader treats what it meets.
+
+    `strict`: the first annotation-level fault is a DataError instead of a dropped annotation. `follow_symlinks`: images
+    may lie outside the root through links. `size`: (width, height) of images whose annotation does not say.
+    """
+
+    strict: bool = False
+    follow_symlinks: bool = False
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set found on disk, before anything of it is read.
+
+    `name` as a person says it; `format` a key of FORMATS; `root` the folder of the layout. `annotation` is the one
+    file given by `--ann`. `origin` is the root of the set that a make-sparse folder was cut from, and `image_roots`
+    (split -> folder) tells where images lie that are not in the layout's own place.
+    """
+
+    name: str
+    format: str
+    root: Path
+    annotation: Path | None = None
+    origin: Path | None = None
+    image_roots: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
+    options: ReadOptions = ReadOptions()
+
+    def __reduce__(self):  # a mapping proxy does not pickle
+        parts = (self.name, self.format, self.root, self.annotation, self.origin, dict(self.image_roots), self.options)
+        return (Source, parts)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Some images of a split with what was dropped from them."""
+
+    records: tuple[ImageRecord, ...]
+    dropped: tuple[Dropped, ...] = ()
+
+
+class Block(Protocol):
+    """A run of images that can be sent to another process and read there."""
+
+    def load(self) -> Loaded:
+        """Read and validate this block's images. Raises DataError, or IntegrityError when the source has changed."""
+        ...
+
+
+class RecordStream(Protocol):
+    """A split read in blocks. `header` is its DatasetIndex without records; `n_images` how many there are."""
+
+    header: DatasetIndex
+    n_images: int
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """The split in file order, `size` images a block."""
+        ...
+
+    def write_subset(self, keep: Collection[int], out: Path) -> list[Path]:
+        """As the format's own `write_subset`, from what was scanned already."""
+        ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of FORMATS. The module is imported when one of its functions is first called.
+
+    `folders` are the names a set of this format usually goes by below a data root, `home` its official page,
+    `layout` one line on what the folder must hold.
+    """
+
+    name: str
+    title: str
+    module: str
+    folders: tuple[str, ...] = ()
+    home: str = ""
+    layout: str = ""
+
+    def load(self) -> Any:
+        """The format's module."""
+        return importlib.import_module(self.module)
+
+    def detect(self, root: Path) -> bool:
+        """Whether `root` holds a data set in this format."""
+        return self.load().detect(root)
+
+    def splits(self, root: Path) -> list[str]:
+        """The splits found below `root`."""
+        return self.load().splits(root)
+
+    def read(self, source: Source, split: str) -> DatasetIndex:
+        """All records of one split. Raises DataError for a fault of the file, see FAULTS."""
+        return self.load().read(source, split)
+
+    def write_subset(self, index: DatasetIndex, keep: Collection[int], out: Path) -> list[Path]:
+        """Write the images whose id is in `keep` into the folder `out`, their entries byte for byte."""
+        return self.load().write_subset(index, keep, out)
+
+    def stream(self, source: Source, split: str) -> RecordStream | None:
+        """The split in blocks, None where the format only reads whole."""
+        stream = getattr(self.load(), "stream", None)
+        return None if stream is None else stream(source, split)
