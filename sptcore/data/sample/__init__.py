@@ -1,0 +1,77 @@
+"""The built-in sample set: toys on muted backgrounds, drawn by our own seeded generator, written in true layouts.
+
+240 training and 48 validation pictures of 128x128 with exact masks. Pixels and annotations of the COCO layout are the
+same on every machine; the sets that officially hold JPEG (BDD100K, VOC, Tiny ImageNet) hold JPEG here too.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from sptcore.cache import cache_folder
+from sptcore.data.sample.coco_layout import write_coco
+from sptcore.data.sample.draws import Draws
+from sptcore.data.sample.scene import CLASSES, Scene, draw_scene
+from sptcore.errors import EnvironmentFault, did_you_mean
+from sptcore.files import atomic_folder
+
+__all__ = ["CLASSES", "FOLDERS", "SAMPLE_VERSION", "SPLITS", "sample_root", "sample_scenes", "write_sample"]
+
+# Raised whenever a pixel or an annotation changes: caches of different versions never mix.
+SAMPLE_VERSION = 1
+SPLITS = {"train": 240, "val": 48}
+FIRST_IMAGE_ID = {"train": 1, "val": 1001}
+FOLDERS = {"coco": "coco"}
+
+
+def sample_scenes(split: str) -> list[Scene]:
+    """The pictures of a split ("train" or "val") with their objects, in the order of their image ids."""
+    return [draw_scene(Draws(SAMPLE_VERSION, *split.encode(), number)) for number in range(SPLITS[split])]
+
+
+def sample_root(layout: str = "coco") -> Path:
+    """The folder that holds the sample set in `layout`, drawn into the cache on first use (2 to 5 s).
+
+    The set itself is `sample_root(layout) / FOLDERS[layout]`. Several processes may ask at once. Raises ValueError for
+    an unknown layout and EnvironmentFault when the cache cannot be written.
+    """
+    root = cache_folder() / f"sample-v{SAMPLE_VERSION}"
+    target = root / _folder(layout)
+    if not target.is_dir():
+        try:
+            write_sample(root, layout)
+        except EnvironmentFault:
+            if not target.is_dir():  # another process was first otherwise; whole folders only ever appear by renaming
+                raise
+    return root
+
+
+def write_sample(out: Path, layout: str = "coco") -> list[Path]:
+    """Draw the sample set into the new folder `out / FOLDERS[layout]`, whole or not at all; returns that folder.
+
+    Raises ValueError for an unknown layout and EnvironmentFault when the folder exists or cannot be written.
+    """
+    target = Path(out) / _folder(layout)
+    if target.exists():
+        raise EnvironmentFault("the output exists already", where=str(target), hint="choose another folder")
+    with atomic_folder(target) as folder:
+        _writers()[layout](folder)
+    return [target]
+
+
+def _folder(layout: str) -> str:
+    if layout not in FOLDERS:
+        raise ValueError(f"unknown sample layout {layout!r}; {did_you_mean(layout, FOLDERS) or ', '.join(FOLDERS)}")
+    return FOLDERS[layout]
+
+
+@functools.cache
+def _writers() -> dict[str, Callable[[Path], None]]:
+    return {"coco": _write_coco}
+
+
+def _write_coco(folder: Path) -> None:
+    for split in SPLITS:
+        write_coco(folder, split, sample_scenes(split), FIRST_IMAGE_ID[split])
