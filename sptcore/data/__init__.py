@@ -25,7 +25,7 @@ FORMATS: dict[str, Format] = {
 
 @functools.cache
 def formats() -> dict[str, Format]:
-    """FORMATS and the plug-ins. An entry point of group `spt.formats` names a Format, or a module that has its functions.
+    """FORMATS and the plug-ins: an entry point of group `spt.formats` names a Format or a module with its functions.
 
     A plug-in that cannot be loaded is left out with a warning that names it; a built-in format is never replaced.
     """

@@ -6,8 +6,8 @@ A format module (`coco`, `bdd`, a plug-in's) has
     splits(root: Path) -> list[str]                              the splits it has, as "train", "val" ...
     read(source: Source, split: str) -> DatasetIndex             strict about the file, lenient about one annotation
     write_subset(index, keep: Collection[int], out: Path) -> list[Path]
-                                                                 the images whose id is in `keep`, byte for byte, in
-                                                                 the layout `detect` knows, into the existing folder `out`
+                                 the images whose id is in `keep`, byte for byte, as a layout that `detect` knows,
+                                 into the existing folder `out`
 
 and may have `stream(source, split) -> RecordStream` for annotation files that should not be held as objects at once.
 """
