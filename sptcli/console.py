@@ -1,0 +1,137 @@
+"""What a person sees: tables and results on stdout, everything else on stderr, data always printed literally."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sptcli.failures import Failure
+
+PIPE_WIDTH = 160  # columns of a table that goes to a file or a pipe, when COLUMNS is not set
+
+
+def make_console(stream: TextIO, **settings: Any) -> Console:
+    """A rich console on `stream` that reads no markup; honours NO_COLOR, FORCE_COLOR, TERM and COLUMNS."""
+    from rich.console import Console
+
+    class Literal(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    if not stream.isatty() and not os.environ.get("COLUMNS"):
+        settings.setdefault("width", PIPE_WIDTH)
+    return Literal(file=stream, markup=False, emoji=False, highlight=False, **settings)
+
+
+def printable(value: object, *, lines: bool = False) -> str:
+    """`value` as text with control characters and lone surrogates escaped; with `lines`, newlines and tabs stay."""
+    kept = "\n\t" if lines else ""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in str(value))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
+    """A result table; numbers stand right, None is a dash, floats are given with four significant digits."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [list(row) for row in rows]
+    view = Table(title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(columns):
+        numeric = bool(cells) and all(isinstance(row[index], (int, float, type(None))) for row in cells)
+        view.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        view.add_row(*(Text(cell_text(cell)) for cell in row))
+    return view
+
+
+def pairs(values: Mapping[str, object]) -> Table:
+    """A view of names and values, one a line."""
+    from rich.table import Table
+    from rich.text import Text
+
+    view = Table.grid(padding=(0, 2))
+    for name, value in values.items():
+        view.add_row(Text(name, style="bold"), Text(cell_text(value), overflow="fold"))
+    return view
+
+
+def cell_text(value: object) -> str:
+    """One value as a table shows it."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return printable(value)
+
+
+def print_views(views: Iterable[Any], stream: TextIO | None = None) -> None:
+    """Print texts and tables to stdout (or `stream`)."""
+    console = make_console(stream or sys.stdout)
+    for view in views:
+        if isinstance(view, str):
+            console.print(printable(view, lines=True), soft_wrap=True)
+        else:
+            console.print(view)
+
+
+def print_ending(artefacts: Mapping[str, object], next_command: str | None, stream: TextIO) -> None:
+    """Print the artefact paths of a command and the line `next: ...`."""
+    console = make_console(stream)
+    for name, value in artefacts.items():
+        console.print(f"{name}: {printable(value)}", soft_wrap=True)
+    if next_command:
+        console.print(f"next: {printable(next_command)}", soft_wrap=True)
+
+
+def show_failure(failure: Failure) -> None:
+    """Print an error screen on stderr: what happened, where, and what mends it."""
+    from rich.text import Text
+
+    console = make_console(sys.stderr)
+    lines = [
+        ("error: ", "bold red", failure.message),
+        ("where: ", "bold", failure.where),
+        (" hint: ", "bold", failure.hint),
+    ]
+    for label, style, text in lines:
+        if text:
+            console.print(Text(label, style=style) + Text(printable(text, lines=True)), soft_wrap=True)
+
+
+def dump_json(document: Mapping[str, object]) -> str:
+    """One JSON document and a newline, in ASCII; paths are text, values that are not finite are null."""
+    return json.dumps(to_plain(document), indent=2, allow_nan=False) + "\n"
+
+
+def to_plain(value: Any) -> Any:
+    """`value` in types JSON has: dataclasses as objects, paths and fractions as text, arrays as lists, NaN as null."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, type):
+        return value.__name__
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((to_plain(item) for item in value), key=str)
+    if isinstance(value, PurePath):
+        return str(value)
+    return to_plain(value.tolist()) if hasattr(value, "tolist") else str(value)

@@ -1,0 +1,152 @@
+"""The two classes beneath typer: a group that imports nothing it need not, a command that knows its settings."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from sptcli.flags import PANEL, Flags, global_params, print_version
+from sptcli.session import Session
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the command table: where its function lives, its help panel, its one-line help."""
+
+    module: str
+    panel: str
+    line: str
+
+
+class SptCommand(TyperCommand):
+    """A typer command that takes the shared options and resolves its settings in one fixed order."""
+
+    module: ModuleType | None = None
+
+    def equip(self, module: ModuleType) -> SptCommand:
+        """Attach the module's examples and preset, the shared options and the environment names."""
+        self.module = module
+        self.epilog = _epilog(getattr(module, "EXAMPLES", ()))
+        self.help = _escape(_flow(self.help or ""))
+        for param in self.params:
+            _name_environment(self.name or "", param)
+            if text := getattr(param, "help", None):
+                param.help = _escape(text)  # type: ignore[attr-defined]
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        self.params = [*self.params, *global_params()]
+        return self
+
+    def own_params(self) -> list[Any]:
+        """The parameters of the command itself, without the shared ones."""
+        return [param for param in self.params if getattr(param, "rich_help_panel", None) != PANEL]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Shared options first, then settings from files and presets as defaults of the command's own options."""
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        raw, _, _ = self.make_parser(ctx).parse_args(list(args))
+        session = Session.of(ctx)
+        session.command = self.name or ""
+        session.flags = session.flags.overlaid(raw)
+        _stop_for_version(session.flags, raw)
+        if not raw.get("help"):
+            ctx.default_map = session.load_settings(self)
+        rest = super().parse_args(ctx, args)
+        session.settle(self, ctx)
+        return rest
+
+
+class SptGroup(TyperGroup):
+    """The root: lists commands from a literal table and imports the one that is invoked."""
+
+    table: ClassVar[dict[str, Entry]] = {}
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.params = [*self.params, *global_params()]
+        self.commands = {
+            name: TyperCommand(name, help=entry.line, rich_help_panel=entry.panel, rich_markup_mode="rich")
+            for name, entry in self.table.items()
+        }
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        if args[0] in self.table:
+            return args[0], load(args[0], self.table[args[0]]), args[1:]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and not ctx.resilient_parsing:
+            raw, _, _ = self.make_parser(ctx).parse_args(list(args))
+            session = Session.of(ctx)
+            session.flags = Flags().overlaid(raw)
+            _stop_for_version(session.flags, raw)
+        return super().parse_args(ctx, args)
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+        """Run, turn every failure into one screen and an exit code, and leave by SystemExit."""
+        from sptcli.failures import run_to_exit_code
+
+        session = Session(arguments=tuple(sys.argv[1:] if args is None else args))
+        run = super().main
+        work = lambda: run(session.arguments, prog_name="spt", standalone_mode=False, obj=session)  # noqa: E731
+        raise SystemExit(run_to_exit_code(work, session, commands=self.table))
+
+
+def load(name: str, entry: Entry) -> SptCommand:
+    """The command `name`, its module imported now."""
+    module = importlib.import_module(entry.module)
+    carrier = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    carrier.command(name, cls=SptCommand)(module.command)
+    command = typer.main.get_command(carrier)
+    assert isinstance(command, SptCommand)
+    return command.equip(module)
+
+
+def flag_name(param: Any) -> str:
+    """The name a person types: the longest flag without its dashes, or an argument's name with dashes."""
+    if getattr(param, "param_type_name", "") == "argument":
+        return param.name.replace("_", "-")
+    return max(param.opts, key=len).lstrip("-")
+
+
+def environment_name(command: str, param: Any) -> str:
+    """SPT_<CMD>_<FLAG>, the variable that sets `param` of `command`."""
+    return f"SPT_{command}_{flag_name(param)}".replace("-", "_").upper()
+
+
+def _name_environment(command: str, param: Any) -> None:
+    given = param.envvar or []
+    names = [environment_name(command, param), *([given] if isinstance(given, str) else given)]
+    param.envvar = names
+    param.show_envvar = len(names) > 1
+
+
+def _stop_for_version(flags: Flags, raw: dict[str, Any]) -> None:
+    if flags.version and not raw.get("help"):
+        print_version(flags.json)
+        raise typer.Exit(0)
+
+
+def _flow(text: str) -> str:
+    """Docstring paragraphs on one line each, so that the terminal wraps them; indented paragraphs stay as they are."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(p if p.startswith((" ", "-")) else p.replace("\n", " ") for p in paragraphs)
+
+
+def _escape(text: str) -> str:
+    """`text` with rich markup made literal."""
+    return re.sub(r"(\\*)(\[[a-z#/@])", r"\1\1\\\2", text)
+
+
+def _epilog(examples: Sequence[str]) -> str:
+    return "\n".join(["Examples:", *(f"  {_escape(example)}" for example in examples)]) if examples else ""

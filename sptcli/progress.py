@@ -1,0 +1,195 @@
+"""The listeners of a long job: a bar on a terminal, a line every ten seconds elsewhere, JSON lines, or nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from sptcli.console import make_console, printable, to_plain
+from sptcli.flags import Flags
+from sptcore.progress import SILENT, Progress
+
+INTERVAL = 10.0  # seconds between two plain lines
+
+
+def choose_progress(flags: Flags, *, leader: bool = True, stream: TextIO | None = None) -> Progress:
+    """The listener for `--progress` and `--quiet`; a process that is not rank 0 stays silent."""
+    stream = sys.stderr if stream is None else stream
+    if not leader:
+        return SILENT
+    mode = flags.progress
+    if mode == "auto":
+        mode = "bar" if _draws(stream) else "plain"
+    if flags.quiet or mode == "off":
+        return Remarks(stream, quiet=flags.quiet)
+    kinds: dict[str, type[Remarks]] = {"bar": BarProgress, "plain": PlainProgress, "json": JsonProgress}
+    return kinds[mode](stream)
+
+
+def _draws(stream: TextIO) -> bool:
+    import os
+
+    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+
+
+@dataclass
+class Stage:
+    """One running stage: its title, its total if known, what is done and since when (seconds)."""
+
+    title: str
+    total: int | None
+    since: float
+    last: float
+    done: int = 0
+    fields: dict[str, object] = field(default_factory=dict)
+    task: Any = None
+
+
+class Remarks:
+    """Shows remarks and warnings, no progress; the base of the others."""
+
+    def __init__(self, stream: TextIO, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console = make_console(stream)
+        self.stages: list[Stage] = []
+        self.clock = clock
+        self.quiet = quiet
+
+    def start(self, title: str, total: int | None) -> None:
+        now = self.clock()
+        self.stages.append(Stage(title, total, since=now, last=now))
+
+    def advance(self, steps: int = 1, **fields: object) -> None:
+        if self.stages:
+            self.stages[-1].done += steps
+            self.stages[-1].fields |= fields
+
+    def finish(self) -> None:
+        if self.stages:
+            self.stages.pop()
+
+    def note(self, message: str) -> None:
+        if not self.quiet:
+            self._say(message)
+
+    def warn(self, message: str) -> None:
+        self._say(f"warning: {message}")
+
+    def _say(self, line: str) -> None:
+        self.console.print(printable(line, lines=True), soft_wrap=True)
+
+
+class PlainProgress(Remarks):
+    """A line every ten seconds for each stage, and one at the end of a stage that had lines."""
+
+    def advance(self, steps: int = 1, **fields: object) -> None:
+        super().advance(steps, **fields)
+        if self.stages and self.clock() - self.stages[-1].last >= INTERVAL:
+            stage = self.stages[-1]
+            stage.last = self.clock()
+            self._say(self._line(stage))
+
+    def finish(self) -> None:
+        if self.stages and self.stages[-1].last > self.stages[-1].since:
+            self._say(self._line(self.stages[-1]))
+        super().finish()
+
+    def _line(self, stage: Stage) -> str:
+        seconds = self.clock() - stage.since
+        total = f"/{stage.total} ({100 * stage.done // max(stage.total, 1)}%)" if stage.total else ""
+        left = seconds / stage.done * (stage.total - stage.done) if stage.total and stage.done else None
+        ahead = f", {_duration(left)} left" if left is not None and left >= 0.5 else ""
+        return f"{stage.title}: {stage.done}{total} in {_duration(seconds)}{ahead}{_fields(stage.fields)}"
+
+
+class JsonProgress(Remarks):
+    """One JSON object a line on stderr: stage begins, advances (at most one a second), ends; notes and warnings."""
+
+    def start(self, title: str, total: int | None) -> None:
+        super().start(title, total)
+        self._event("start")
+
+    def advance(self, steps: int = 1, **fields: object) -> None:
+        super().advance(steps, **fields)
+        if self.stages and self.clock() - self.stages[-1].last >= 1.0:
+            self.stages[-1].last = self.clock()
+            self._event("advance")
+
+    def finish(self) -> None:
+        if self.stages:
+            self._event("finish")
+        super().finish()
+
+    def note(self, message: str) -> None:
+        self._write({"event": "note", "message": message})
+
+    def warn(self, message: str) -> None:
+        self._write({"event": "warning", "message": message})
+
+    def _event(self, name: str) -> None:
+        stage = self.stages[-1]
+        seconds = round(self.clock() - stage.since, 3)
+        event = {"event": name, "stage": stage.title, "done": stage.done, "total": stage.total, "seconds": seconds}
+        self._write({**event, **stage.fields})
+
+    def _write(self, event: dict[str, object]) -> None:
+        self.console.file.write(json.dumps(to_plain(event)) + "\n")
+        self.console.file.flush()
+
+
+class BarProgress(Remarks):
+    """A bar a stage, drawn by rich; remarks scroll above it."""
+
+    def __init__(self, stream: TextIO, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(stream, quiet=quiet, clock=clock)
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self.bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[extra]}", markup=False),
+            console=self.console,
+            transient=True,
+        )
+
+    def start(self, title: str, total: int | None) -> None:
+        super().start(title, total)
+        self.bars.start()
+        self.stages[-1].task = self.bars.add_task(printable(title), total=total, extra="")
+
+    def advance(self, steps: int = 1, **fields: object) -> None:
+        super().advance(steps, **fields)
+        if self.stages:
+            extra = _fields(self.stages[-1].fields).lstrip(", ")
+            self.bars.update(self.stages[-1].task, advance=steps, extra=extra)
+
+    def finish(self) -> None:
+        if self.stages:
+            self.bars.remove_task(self.stages[-1].task)
+        super().finish()
+        if not self.stages:
+            self.bars.stop()
+
+
+def _fields(fields: dict[str, object]) -> str:
+    shown = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items())
+    return "".join(f", {printable(text)}" for text in shown)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
