@@ -1,4 +1,4 @@
-"""What a data set format is: four functions in one module, found through the table `FORMATS`.
+"""What a data set format is: five functions in one module, found through the table `FORMATS`.
 
 A format module (`coco`, `bdd`, a plug-in's) has
 
@@ -8,6 +8,9 @@ A format module (`coco`, `bdd`, a plug-in's) has
     write_subset(index, keep: Collection[int], out: Path) -> list[Path]
                                  the images whose id is in `keep`, byte for byte, as a layout that `detect` knows,
                                  into the existing folder `out`
+
+    image_folder(index) -> Path                                  where, below the `out` of write_subset, the image of a
+                                                                 record belongs: out / image_folder(index) / file_name
 
 and may have `stream(source, split) -> RecordStream` for annotation files that should not be held as objects at once.
 """
@@ -124,6 +127,10 @@ class Format:
     def write_subset(self, index: DatasetIndex, keep: Collection[int], out: Path) -> list[Path]:
         """Write the images whose id is in `keep` into the folder `out`, their entries byte for byte."""
         return self.load().write_subset(index, keep, out)
+
+    def image_folder(self, index: DatasetIndex) -> Path:
+        """The folder, relative to the `out` of `write_subset`, that a subset's images belong in."""
+        return self.load().image_folder(index)
 
     def stream(self, source: Source, split: str) -> RecordStream | None:
         """The split in blocks, None where the format only reads whole."""
