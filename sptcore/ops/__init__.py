@@ -1,0 +1,1 @@
+"""Functions on tensors: window order, selection, packing, packed attention. No files, no annotations."""

@@ -1,0 +1,42 @@
+"""Select and Pack Attention (arXiv 2410.23608): attention among the selected tokens, in containers of fixed length."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from sptcore.models.attention.base import Attended, Attention
+from sptcore.ops.packed_attention import PositionBias, packed_attention
+from sptcore.ops.packing import gather, plan_packing
+from sptcore.ops.selection import Selection
+
+if TYPE_CHECKING:
+    from sptcore.models.config import BackboneConfig
+
+
+class SelectPackAttention(Attention):
+    """Gate the selected tokens, pack them, let those of one image and container attend to each other (Eq. 5 to 9)."""
+
+    def __init__(self, dim: int, num_heads: int, shift_size: int, config: BackboneConfig) -> None:
+        super().__init__(dim, num_heads, shift_size, config, with_table=config.rpb != "none")
+        self.rpb = config.rpb
+        self.scope = config.scope
+        self.container_len = config.packed_len
+        self.train_packing = config.train_packing
+        self.eval_packing = config.eval_packing
+
+    def forward(self, normed: Tensor, selection: Selection) -> Attended:
+        mode = self.train_packing if self.training else self.eval_packing
+        packing = plan_packing(selection.mask, self.window_size, self.shift_size, mode, self.container_len)
+        gain = gather(selection.gain, packing).to(normed.dtype)
+        tokens = gather(normed, packing) * gain.unsqueeze(-1)  # (P, C), Eq. 5 and 6
+        query, key, value = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+        attended = packed_attention(query, key, value, packing, bias=self.position_bias, scope=self.scope)
+        return Attended(attended.flatten(1), packing)
+
+    @property
+    def position_bias(self) -> PositionBias | None:
+        """The table and the way pairs look it up, None with rpb = none."""
+        table = self.relative_position_bias_table
+        return None if table is None else PositionBias(table, self.window_size, self.rpb)

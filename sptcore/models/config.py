@@ -1,0 +1,164 @@
+"""BackboneConfig: everything that makes one backbone differ from another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from sptcore.errors import UsageError, did_you_mean
+from sptcore.ops.packed_attention import BIASES, SCOPES
+from sptcore.ops.packing import MODES
+from sptcore.ops.selection import NOISES
+
+STRIDES = (4, 8, 16, 32)
+BYPASS_NAMES = ("identity", "proj", "skip_block")
+FFN_NAMES = ("all", "selected")
+SCORE_NAMES = ("gate", "l2")
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """A Swin or SPT backbone of four stages (strides 4, 8, 16, 32). Raises UsageError for values that do not exist.
+
+    `num_spa_blocks` blocks, counted from the last backwards, select and pack (paper, Table 6); 0 is Swin.
+    `selector`: gate | ground_truth | topk | all. `select_threshold` is a probability; `tau` and `noise` (gumbel |
+    logistic | none) act in training only; `select_ratio` and `topk_score` (gate | l2) belong to topk.
+    `score_propagation`: a stage's scores are raised by the finer stage's (Eq. 4).
+    `train_packing`, `eval_packing`: stream | aligned. `container_len` None is window_size ** 2.
+    `scope`: image | image_region | image_window. `rpb`, the position bias of packed blocks: spatial | slot | none.
+    `bypass` of unselected tokens: identity | proj (Eq. 9 to the letter) | skip_block.
+    `ffn`: all (paper) | selected (ours; the same as skip_block).
+    `drop_path`: rate of the last block, rising linearly from 0. `out_stages`: the stages 1..4 whose map is returned.
+    """
+
+    embed_dim: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    window_size: int = 7
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.2
+    num_spa_blocks: int = 0
+    selector: str = "gate"
+    select_threshold: float = 0.01
+    tau: float = 1.0
+    noise: str = "gumbel"
+    gate_bias_init: float = 0.0
+    min_tokens_per_image: int = 0
+    select_ratio: float = 0.5
+    topk_score: str = "gate"
+    score_propagation: bool = True
+    train_packing: str = "stream"
+    eval_packing: str = "aligned"
+    container_len: int | None = None
+    scope: str = "image"
+    rpb: str = "spatial"
+    bypass: str = "identity"
+    ffn: str = "all"
+    out_stages: tuple[int, ...] = (1, 2, 3, 4)
+
+    def __post_init__(self) -> None:
+        for name in ("depths", "num_heads", "out_stages"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_words()
+        self._check_numbers()
+
+    def _check_words(self) -> None:
+        from sptcore.models.selectors import SELECTORS
+
+        known = {
+            "selector": tuple(SELECTORS),
+            "noise": NOISES,
+            "topk_score": SCORE_NAMES,
+            "train_packing": MODES,
+            "eval_packing": MODES,
+            "scope": SCOPES,
+            "rpb": BIASES,
+            "bypass": BYPASS_NAMES,
+            "ffn": FFN_NAMES,
+        }
+        for name, words in known.items():
+            if getattr(self, name) not in words:
+                raise UsageError(
+                    f"{name} = {getattr(self, name)!r} does not exist; choose from {', '.join(words)}",
+                    hint=did_you_mean(getattr(self, name), words),
+                )
+        if self.bypass == "proj" and self.ffn == "selected":
+            raise UsageError("ffn = 'selected' skips the block for unselected tokens; bypass = 'proj' does not")
+
+    def _check_numbers(self) -> None:
+        faults = {
+            "depths and num_heads need four positive entries": len(self.depths) != 4
+            or len(self.num_heads) != 4
+            or min(*self.depths, *self.num_heads) < 1,
+            "embed_dim must divide by the number of heads in every stage": any(
+                self.embed_dim * 2**stage % heads for stage, heads in enumerate(self.num_heads)
+            ),
+            "window_size must be at least 1": self.window_size < 1,
+            f"num_spa_blocks must lie in 0..{sum(self.depths)}": not 0 <= self.num_spa_blocks <= sum(self.depths),
+            "select_threshold and select_ratio must lie in [0, 1]": not (
+                0 <= self.select_threshold <= 1 and 0 <= self.select_ratio <= 1
+            ),
+            "tau must be positive": self.tau <= 0,
+            "drop_path must lie in [0, 1)": not 0 <= self.drop_path < 1,
+            "min_tokens_per_image must not be negative": self.min_tokens_per_image < 0,
+            "rpb = 'slot' needs container_len = window_size ** 2": self.rpb == "slot"
+            and self.packed_len != self.window_size**2,
+            "container_len must be at least 1": self.packed_len < 1,
+            "out_stages must be ascending stages out of 1..4": not self.out_stages
+            or list(self.out_stages) != sorted(set(self.out_stages) & {1, 2, 3, 4}),
+        }
+        for fault, present in faults.items():
+            if present:
+                raise UsageError(f"backbone: {fault}")
+
+    @property
+    def packed_len(self) -> int:
+        """L: slots of a container."""
+        return self.window_size**2 if self.container_len is None else self.container_len
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """C of each of the four stages."""
+        return tuple(self.embed_dim * 2**stage for stage in range(4))
+
+    @property
+    def spa_blocks(self) -> tuple[int, ...]:
+        """How many of each stage's last blocks select and pack."""
+        counts, left = [], self.num_spa_blocks
+        for depth in reversed(self.depths):
+            counts.append(min(depth, left))
+            left -= counts[-1]
+        return tuple(reversed(counts))
+
+    @property
+    def first_spa_stage(self) -> int | None:
+        """The first stage (1..4) with an SPA block, None for Swin."""
+        return next((stage for stage, count in enumerate(self.spa_blocks, start=1) if count), None)
+
+    @property
+    def uses_gates(self) -> bool:
+        """Whether SPA blocks have gate layers, so that there are scores to propagate and to supervise."""
+        return self.selector == "gate" or (self.selector == "topk" and self.topk_score == "gate")
+
+    @property
+    def entry_stage(self) -> int | None:
+        """The stage (1..4) on whose output s0 is read: the one before the first SPA stage (Eq. 1); None without s0."""
+        first = self.first_spa_stage
+        if first is None or first == 1 or not self.uses_gates or not self.score_propagation:
+            return None
+        return first - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict of JSON and TOML values; a `container_len` of None is left out."""
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {key: value for key, value in plain.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BackboneConfig:
+        """The inverse of `to_dict`. Raises UsageError for a key that is no field."""
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise UsageError(f"backbone: {key!r} is not a setting", hint=did_you_mean(key, known))
+        return cls(**values)

@@ -1,0 +1,116 @@
+"""Selectors: which tokens a block attends with. One table, SELECTORS; each turns a token grid into a Selection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from sptcore.models.layers import Gate
+from sptcore.ops.selection import Selection, gumbel_select, topk_select
+
+if TYPE_CHECKING:
+    from sptcore.models.config import BackboneConfig
+
+
+@dataclass(frozen=True, eq=False)
+class TokenContext:
+    """What a block is told beside its tokens.
+
+    `valid` (B, H, W) bool: tokens of the image, not of batch padding. `prior` (B, H, W): the finer stage's logits,
+    max-pooled to this grid, or None. `select_label` (B, H, W) bool: the object tokens, for ground-truth selection.
+    """
+
+    valid: Tensor
+    prior: Tensor | None = None
+    select_label: Tensor | None = None
+
+
+class Selector(nn.Module):
+    """Built as `cls(dim, config)`; called as `selector(x, normed, context) -> Selection` with the block's input and its
+    norm, (B, H, W, C) each.
+    """
+
+    def __init__(self, dim: int, config: BackboneConfig) -> None:
+        super().__init__()
+
+
+class GateSelector(Selector):
+    """The selection of the paper: gumbel-sigmoid of the gate's score above a small probability (Eq. 4 to 6)."""
+
+    def __init__(self, dim: int, config: BackboneConfig) -> None:
+        super().__init__(dim, config)
+        self.gate = Gate(dim, config.gate_bias_init)
+        self.threshold = config.select_threshold
+        self.tau = config.tau
+        self.noise = config.noise
+        self.min_tokens = config.min_tokens_per_image
+
+    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
+        own = self.gate(normed)
+        logits = raised(own, context.prior)
+        weight = gumbel_select(
+            logits,
+            context.valid,
+            threshold=self.threshold,
+            tau=self.tau if self.training else 1.0,
+            noise=self.noise if self.training else "none",
+            min_tokens_per_image=self.min_tokens,
+        )
+        return Selection(logits, weight, context.valid, own, threshold=self.threshold)
+
+
+class GroundTruthSelector(Selector):
+    """The tokens on objects, from the labels, in training and evaluation: an upper bound without any gate."""
+
+    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
+        if context.select_label is None:
+            raise ValueError("ground-truth selection needs select_labels for the stride of every block that selects")
+        weight = (context.select_label & context.valid).to(_score_dtype(x))
+        return Selection(weight * 2 - 1, weight, context.valid, gated=False)
+
+
+class TopkSelector(Selector):
+    """A fixed share of each image's tokens: the best by the gate, or by the norm of the block's input (no gate)."""
+
+    def __init__(self, dim: int, config: BackboneConfig) -> None:
+        super().__init__(dim, config)
+        self.gate = Gate(dim, config.gate_bias_init) if config.topk_score == "gate" else None
+        self.ratio = config.select_ratio
+
+    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
+        own = None if self.gate is None else self.gate(normed)
+        logits = _norms(x) if own is None else raised(own, context.prior)
+        weight = topk_select(logits, context.valid, ratio=self.ratio).to(logits.dtype)
+        return Selection(logits, weight, context.valid, own, gated=own is not None)
+
+
+class AllSelector(Selector):
+    """Every valid token, ungated: the dense limit of packing."""
+
+    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
+        weight = context.valid.to(_score_dtype(x))
+        return Selection(torch.zeros_like(weight), weight, context.valid, gated=False)
+
+
+def raised(own: Tensor, prior: Tensor | None) -> Tensor:
+    """A block's own logits raised to those of the finer stage, where these are higher (Eq. 4)."""
+    return own if prior is None else torch.maximum(own, prior.to(own.dtype))
+
+
+def _norms(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x.detach().to(_score_dtype(x)), dim=-1)
+
+
+def _score_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+SELECTORS: dict[str, type[Selector]] = {
+    "gate": GateSelector,
+    "ground_truth": GroundTruthSelector,
+    "topk": TopkSelector,
+    "all": AllSelector,
+}

@@ -1,0 +1,47 @@
+"""VARIANTS: the named backbones. SPT differs from Swin of the same size in the number of blocks that select."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from sptcore.errors import UsageError, did_you_mean
+from sptcore.models.backbone import HierarchicalBackbone
+from sptcore.models.config import BackboneConfig
+
+_NANO = BackboneConfig(
+    embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=4, mlp_ratio=2.0, drop_path=0.0
+)
+_TINY = BackboneConfig(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), drop_path=0.2)
+_SMALL = BackboneConfig(embed_dim=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24), drop_path=0.3)
+_BASE = BackboneConfig(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), drop_path=0.5)
+
+VARIANTS: dict[str, BackboneConfig] = {
+    "swin-nano": _NANO,
+    "swin-t": _TINY,
+    "swin-s": _SMALL,
+    "swin-b": _BASE,
+    "spt-nano": replace(_NANO, num_spa_blocks=4),
+    "spt-t": replace(_TINY, num_spa_blocks=8),
+    "spt-s": replace(_SMALL, num_spa_blocks=20),
+    "spt-b": replace(_BASE, num_spa_blocks=20),
+}
+
+
+def backbone_config(name: str, **overrides: Any) -> BackboneConfig:
+    """The config of a named variant with some settings replaced. Raises UsageError for an unknown name or setting."""
+    if name not in VARIANTS:
+        raise UsageError(
+            f"there is no model {name!r}; there are {', '.join(VARIANTS)}", hint=did_you_mean(name, VARIANTS)
+        )
+    return BackboneConfig.from_dict(VARIANTS[name].to_dict() | overrides)
+
+
+def build_backbone(model: str | BackboneConfig, **overrides: Any) -> HierarchicalBackbone:
+    """Build a backbone with fresh weights from a name in VARIANTS or a config; `overrides` replace settings.
+
+    Raises UsageError for an unknown name or setting.
+    """
+    if isinstance(model, str):
+        return HierarchicalBackbone(backbone_config(model, **overrides))
+    return HierarchicalBackbone(BackboneConfig.from_dict(model.to_dict() | overrides))

@@ -1,0 +1,53 @@
+"""Packed attention in plain torch: scaled_dot_product_attention over containers, with a mask and a bias."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pair_mask(segments: Tensor) -> Tensor:
+    """(B', L) segment ids -> (B', L, L) bool: may query i see key j. Pads (0) see each other, so no row is empty."""
+    return segments[:, :, None] == segments[:, None, :]
+
+
+def bias_by_space(table: Tensor, mask: Tensor, rows: Tensor, columns: Tensor, window_size: int) -> Tensor:
+    """Biases (B', h, L, L) by grid offset, clipped to the table's +-(M-1); -inf where `mask` is false."""
+    reach = window_size - 1
+    dy = (rows[:, :, None] - rows[:, None, :]).clamp_(-reach, reach)
+    dx = (columns[:, :, None] - columns[:, None, :]).clamp_(-reach, reach)
+    return _look_up(table, (dy + reach) * (2 * window_size - 1) + (dx + reach), mask)
+
+
+def bias_by_slot(table: Tensor, mask: Tensor, window_size: int) -> Tensor:
+    """Biases (B', h, L, L) as if the L = M^2 slots were the places of a window; -inf where `mask` is false."""
+    return _look_up(table, relative_index(window_size, table.device).expand_as(mask), mask)
+
+
+def relative_index(window_size: int, device: torch.device) -> Tensor:
+    """(M*M, M*M) int64: the row of the bias table for each pair of places of a window, as in Swin."""
+    place = torch.arange(window_size**2, device=device)
+    row, column = place // window_size, place % window_size
+    dy = row[:, None] - row[None, :] + window_size - 1
+    dx = column[:, None] - column[None, :] + window_size - 1
+    return dy * (2 * window_size - 1) + dx
+
+
+def _look_up(table: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+    """Rows of the table, and of a last row of -inf where masked: one gather makes bias and mask, (B', h, L, L)."""
+    closed = torch.cat([table, table.new_full((1, table.shape[1]), -math.inf)])
+    index = torch.where(mask, index, table.shape[0])
+    return F.embedding(index, closed).permute(0, 3, 1, 2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, scores: Tensor) -> Tensor:
+    """(B', L, h, d) each -> (B', L, h, d); `scores` is a bool mask (B', L, L) or additive (B', h, L, L)."""
+    if scores.dtype == torch.bool:
+        scores = scores.unsqueeze(1)
+    else:
+        scores = scores.to(query.dtype).contiguous()
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=scores).transpose(1, 2)

@@ -1,0 +1,138 @@
+"""Packing: the selected tokens of a batch, laid end to end into containers of a fixed length (paper, Fig. 3b)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sptcore.ops.packing.reference import gather_rows, plan_slots
+from sptcore.ops.windows import window_order
+
+MODES = ("stream", "aligned")
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Where each of the P selected tokens comes from and which slot of which container it takes.
+
+    Tokens are ordered by image, then by window of the shifted grid, then row-major inside the window. All per-token
+    tensors are (P,) int64: `token_index` into the flat (B*H*W) grid, `image_id`, `position` in the window order of the
+    padded grid, `slot` in the flat (B' * L) containers. `contiguous`: slot i holds token i, pads only at the very end.
+    """
+
+    grid: tuple[int, int, int]
+    window_size: int
+    shift_size: int
+    container_len: int
+    num_containers: int
+    contiguous: bool
+    token_index: Tensor
+    image_id: Tensor
+    position: Tensor
+    slot: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """P."""
+        return self.token_index.numel()
+
+    @property
+    def counts(self) -> Tensor:
+        """(B,) int64: selected tokens of each image."""
+        return torch.bincount(self.image_id, minlength=self.grid[0])
+
+    @property
+    def padding_fraction(self) -> float:
+        """1 - P / (B' L): the share of slots nobody sits in; 0 without containers."""
+        slots = self.num_containers * self.container_len
+        return 1.0 - self.num_tokens / slots if slots else 0.0
+
+    @property
+    def rows(self) -> Tensor:
+        """(P,) int64: the grid row of each token."""
+        return self.token_index % (self.grid[1] * self.grid[2]) // self.grid[2]
+
+    @property
+    def columns(self) -> Tensor:
+        """(P,) int64: the grid column of each token."""
+        return self.token_index % self.grid[2]
+
+    @property
+    def windows(self) -> Tensor:
+        """(P,) int64: the window of the shifted grid in which each token lies."""
+        return self.position // self.window_size**2
+
+    @property
+    def regions(self) -> Tensor:
+        """(P,) int64: Swin's region 0..8 of each token."""
+        _, height, width = self.grid
+        order = window_order(
+            height, width, window_size=self.window_size, shift_size=self.shift_size, device=self.position.device
+        )
+        return order.regions[self.position]
+
+
+def plan_packing(
+    mask: Tensor, window_size: int, shift_size: int, mode: str = "stream", container_len: int | None = None
+) -> Packing:
+    """Plan the packing of the tokens selected by `mask` (B, H, W) bool.
+
+    `stream` cuts the stream of all images every L tokens, so that only the last container has pads and an image may
+    straddle containers (paper). `aligned` starts every image at a fresh container: an image's result is independent of
+    its neighbours. L is `container_len`, by default window_size ** 2. Waits for the device once or twice (P, B').
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    length = window_size**2 if container_len is None else container_len
+    if length < 1:
+        raise ValueError(f"container_len must be at least 1, got {length}")
+    batch, height, width = mask.shape
+    order = window_order(height, width, window_size=window_size, shift_size=shift_size, device=mask.device)
+    ordered = F.pad(mask.flatten(1), (0, 1)).index_select(1, order.cells)  # (B, padded grid): pad cells are false
+    image_id, position = ordered.nonzero(as_tuple=True)
+    contiguous = mode == "stream" or batch == 1
+    slot, num_containers = plan_slots(image_id, ordered, length, contiguous=contiguous)
+    return Packing(
+        grid=(batch, height, width),
+        window_size=window_size,
+        shift_size=shift_size,
+        container_len=length,
+        num_containers=num_containers,
+        contiguous=contiguous,
+        token_index=image_id * (height * width) + order.cells[position],
+        image_id=image_id,
+        position=position,
+        slot=slot,
+    )
+
+
+def gather(grid: Tensor, packing: Packing) -> Tensor:
+    """The selected tokens of a grid, (B, H, W, ...) -> (P, ...), in packing order. Its gradient is a plain scatter."""
+    return gather_rows(grid.flatten(0, 2), packing.token_index)
+
+
+def scatter(tokens: Tensor, packing: Packing) -> Tensor:
+    """Put tokens back on their grid, (P, ...) -> (B, H, W, ...), zero at every other token."""
+    batch, height, width = packing.grid
+    grid = tokens.new_zeros(batch * height * width, *tokens.shape[1:])
+    return grid.index_copy_(0, packing.token_index, tokens).unflatten(0, (batch, height, width))
+
+
+def pack(tokens: Tensor, packing: Packing) -> Tensor:
+    """Lay tokens into their containers, (P, ...) -> (B', L, ...), zero in the pads."""
+    slots = packing.num_containers * packing.container_len
+    if packing.contiguous:
+        pads = tokens.new_zeros(slots - packing.num_tokens, *tokens.shape[1:])
+        containers = torch.cat([tokens, pads]) if len(pads) else tokens
+    else:
+        containers = tokens.new_zeros(slots, *tokens.shape[1:]).index_copy_(0, packing.slot, tokens)
+    return containers.unflatten(0, (packing.num_containers, packing.container_len))
+
+
+def unpack(containers: Tensor, packing: Packing) -> Tensor:
+    """Take the tokens out of their containers, (B', L, ...) -> (P, ...); what the pads hold is dropped."""
+    slots = containers.flatten(0, 1)
+    return slots[: packing.num_tokens] if packing.contiguous else gather_rows(slots, packing.slot)
