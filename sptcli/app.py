@@ -43,7 +43,9 @@ import typer
 
 from sptcli.dispatch import Entry, SptGroup
 
-COMMANDS: dict[str, Entry] = {}
+COMMANDS: dict[str, Entry] = {
+    "config": Entry("sptcli.config", "Setup", "show, write or check settings, and where each comes from"),
+}
 
 
 class Spt(SptGroup):

@@ -50,6 +50,10 @@ class SptCommand(TyperCommand):
         """The parameters of the command itself, without the shared ones."""
         return [param for param in self.params if getattr(param, "rich_help_panel", None) != PANEL]
 
+    def keyed_params(self) -> dict[str, Any]:
+        """The command's own parameters by the name a person types in a settings file."""
+        return {flag_name(param): param for param in self.own_params()}
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Shared options first, then settings from files and presets as defaults of the command's own options."""
         if ctx.resilient_parsing:

@@ -18,16 +18,16 @@ INTERVAL = 10.0  # seconds between two plain lines
 
 def choose_progress(flags: Flags, *, leader: bool = True, stream: TextIO | None = None) -> Progress:
     """The listener for `--progress` and `--quiet`; a process that is not rank 0 stays silent."""
-    stream = sys.stderr if stream is None else stream
+    out: TextIO = sys.stderr if stream is None else stream
     if not leader:
         return SILENT
     mode = flags.progress
     if mode == "auto":
-        mode = "bar" if _draws(stream) else "plain"
+        mode = "bar" if _draws(out) else "plain"
     if flags.quiet or mode == "off":
-        return Remarks(stream, quiet=flags.quiet)
+        return Remarks(out, quiet=flags.quiet)
     kinds: dict[str, type[Remarks]] = {"bar": BarProgress, "plain": PlainProgress, "json": JsonProgress}
-    return kinds[mode](stream)
+    return kinds[mode](out)
 
 
 def _draws(stream: TextIO) -> bool:

@@ -26,9 +26,9 @@ class Session:
     flags: Flags = field(default_factory=Flags)
     document: dict[str, object] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
     opened: bool = False
     _origins: dict[str, str] = field(default_factory=dict)
-    _keys: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, ctx: Any) -> Session:
@@ -50,8 +50,7 @@ class Session:
 
     def as_toml(self) -> str:
         """The settings of this run as a `--config` file that repeats it."""
-        values = {self._keys[name]: value for name, value in self.values.items() if value is not None}
-        return settings.toml_text(self.command, values)
+        return settings.toml_text(self.command, {self.keys[name]: value for name, value in self.values.items()})
 
     def where_set(self, name: str | None) -> str | None:
         """The file or variable that set parameter `name`, for an error message; None for a flag or a default."""
@@ -61,10 +60,9 @@ class Session:
     def load_settings(self, command: Any) -> dict[str, Any]:
         """Defaults for `command` (a dispatch.SptCommand) from --config and --set, keyed by parameter name."""
         from sptcli.app import COMMANDS
-        from sptcli.dispatch import flag_name
 
-        params = {flag_name(param): param for param in command.own_params()}
-        self._keys = {param.name: key for key, param in params.items()}
+        params = command.keyed_params()
+        self.keys = {param.name: key for key, param in params.items()}
         if getattr(command.module, "HANDS_SETTINGS_ON", False):
             return {}
         found: dict[str, Setting] = {}

@@ -101,15 +101,17 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def toml_text(command: str, values: Mapping[str, Any], *, comments: Mapping[str, str] | None = None) -> str:
-    """`[command]` with one line a value; None becomes a commented line. `comments` stand above their key."""
+def toml_text(command: str, values: Mapping[str, Any]) -> str:
+    """The table `[command]` with one line a value; a value that is None is left out, TOML has no such thing."""
+    lines = [f"{key} = {toml_value(value)}" for key, value in values.items() if value is not None]
+    return "\n".join([f"[{command}]", *lines]) + "\n"
+
+
+def toml_value(value: Any) -> str:
+    """A value in TOML; what TOML has no type for is the text a person would type."""
     import tomlkit
 
-    lines = [f"[{command}]"]
-    for key, value in values.items():
-        lines += [f"# {line}" for line in (comments or {}).get(key, "").splitlines()]
-        lines.append(f"# {key} =" if value is None else f"{key} = {tomlkit.item(_plain(value)).as_string()}")
-    return "\n".join(lines) + "\n"
+    return tomlkit.item(_plain(value)).as_string()
 
 
 def _plain(value: Any) -> Any:
