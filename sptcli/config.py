@@ -86,7 +86,7 @@ def effective(name: str, flags: Flags) -> list[tuple[str, Any, str]]:
     """(key, value, origin) of every setting of command `name`, as a run with nothing but these `flags` has it."""
     command = _loaded(name)
     session = Session(command=name, flags=flags)
-    context = typer.Context(command, info_name=name, obj=session)  # type: ignore[arg-type]
+    context = typer.Context(command, info_name=f"spt {name}", obj=session)  # type: ignore[arg-type]
     context.default_map = session.load_settings(command)
     for param in command.own_params():
         param.required = False

@@ -69,6 +69,12 @@ class SptCommand(TyperCommand):
         session.settle(self, ctx)
         return rest
 
+    def invoke(self, ctx: Any) -> Any:
+        session = Session.of(ctx)
+        session.warn_of_unknown_variables(self)
+        session.detail_settings()
+        return super().invoke(ctx)
+
 
 class SptGroup(TyperGroup):
     """The root: lists commands from a literal table and imports the one that is invoked."""

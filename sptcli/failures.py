@@ -38,6 +38,7 @@ def run_to_exit_code(work: Callable[[], Any], session: Session, *, commands: Ite
     make_streams_lenient()
     try:
         code, failure = _attempt(work, session)
+        session.close()
         _conclude(code, failure, session, commands)
         sys.stdout.flush()
         return code
@@ -111,6 +112,8 @@ def _of_usage(error: Any, session: Session) -> Failure:
     if type(error).__name__ == "NoSuchOption":
         message = error.message
         hint = did_you_mean(error.option_name, error.possibilities or ()) or hint
+    if context is not None and isinstance(context.obj, Session):
+        session = context.obj  # `config` parses other commands' settings in a session of their own
     param = getattr(error, "param", None)
     where = session.where_set(param.name) if param is not None else None
     return Failure(2, message.replace("\n\t", " ").rstrip("."), where, hint)

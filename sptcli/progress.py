@@ -71,6 +71,10 @@ class Remarks:
         if self.stages:
             self.stages.pop()
 
+    def close(self) -> None:
+        """Forget every running stage."""
+        self.stages.clear()
+
     def note(self, message: str) -> None:
         if not self.quiet:
             self._say(message)
@@ -182,6 +186,10 @@ class BarProgress(Remarks):
         super().finish()
         if not self.stages:
             self.bars.stop()
+
+    def close(self) -> None:
+        super().close()
+        self.bars.stop()
 
 
 def _fields(fields: dict[str, object]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from sptcli import settings
 from sptcli.flags import Flags, before_dashes
 from sptcli.settings import Setting
+from sptcore.errors import did_you_mean
 from sptcore.progress import Progress
 
 SOURCES = {"COMMANDLINE": "flag", "PROMPT": "flag", "DEFAULT": "default"}
@@ -50,7 +51,7 @@ class Session:
 
     def as_toml(self) -> str:
         """The settings of this run as a `--config` file that repeats it."""
-        return settings.toml_text(self.command, {self.keys[name]: value for name, value in self.values.items()})
+        return settings.toml_text(self.command, {key: self.values.get(name) for name, key in self.keys.items()})
 
     def where_set(self, name: str | None) -> str | None:
         """The file or variable that set parameter `name`, for an error message; None for a flag or a default."""
@@ -94,6 +95,21 @@ class Session:
         self.values = dict(ctx.params)
         self.opened = True
 
+    def warn_of_unknown_variables(self, command: Any) -> None:
+        """Warn of SPT_<CMD>_... variables that set nothing; a misspelt one would otherwise be silent."""
+        known = {name for param in command.own_params() for name in param.envvar or ()}
+        prefix = f"SPT_{self.command}_".replace("-", "_").upper()
+        for name in sorted(os.environ):
+            if name.startswith(prefix) and name not in known:
+                hint = did_you_mean(name, known)
+                self.warn(f"the environment variable {name} sets nothing" + (f"; {hint}" if hint else ""))
+
+    def detail_settings(self) -> None:
+        """Under --verbose, tell every setting that is not a default, and where it comes from."""
+        for name, key in self.keys.items():
+            if self.origin(name) != "default":
+                self.detail(f"setting {key} = {settings.as_text(self.values.get(name))} ({self.origin(name)})")
+
     def _overlay(self, name: str, values: Mapping[str, Any], *, params: dict[str, Any]) -> None:
         for key, value in values.items():
             if key not in params:
@@ -124,6 +140,12 @@ class Session:
         from sptcli.progress import choose_progress
 
         return choose_progress(self.flags, leader=self.is_leader)
+
+    def close(self) -> None:
+        """Leave the terminal as it was: no bar, cursor visible."""
+        listener = self.__dict__.get("progress")
+        if listener is not None and hasattr(listener, "close"):
+            listener.close()
 
     def note(self, message: str) -> None:
         """One line on stderr a person should read now; silent under --quiet."""

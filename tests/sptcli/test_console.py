@@ -1,0 +1,85 @@
+"""Printing: data stays literal, JSON is one plain document, tables read well."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sptcli.console import cell_text, dump_json, pairs, print_views, printable, table
+
+
+@dataclass
+class Row:
+    """A result row."""
+
+    name: str
+    path: Path
+    ratio: Fraction
+
+
+def shown(*views: object) -> str:
+    stream = io.StringIO()
+    print_views(views, stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a[red]b", "a[red]b"), ("a\x1b[2Jb", "a\\x1b[2Jb"), ("a\nb", "a\\nb"), ("ä→", "ä→"),
+     ("\udce4", "\\udce4"), ("\u202e", "\\u202e")],
+)  # fmt: skip
+def test_printable_escapes_what_moves_the_cursor(text: str, expected: str) -> None:
+    assert printable(text) == expected
+
+
+def test_tables_print_data_literally_and_numbers_to_the_right() -> None:
+    text = shown(table(["name", "AP"], [["[bold]x[/bold]:smile:", 0.123456], ["y", None]], title="[t]"))
+    assert "[bold]x[/bold]:smile:" in text
+    assert "[t]" in text
+    assert " 0.1235" in text
+    assert text.splitlines()[-2].endswith("     -") or "     -" in text
+
+
+def test_long_paths_are_not_cut() -> None:
+    path = "/very/" + "long/" * 60
+    assert path in shown(f"saved {path}")
+    assert path in shown(table(["path"], [[path]])).replace("\n", "").replace(" ", "") + ""
+    assert "key" in shown(pairs({"key": [1, 2]}))
+
+
+def test_cells() -> None:
+    assert [cell_text(value) for value in (None, True, False, 1234567, 0.5, 1e-9, "x")] == [
+        "-", "yes", "no", "1234567", "0.5", "1e-09", "x",
+    ]  # fmt: skip
+
+
+def test_json_has_plain_types_only() -> None:
+    document = {
+        "row": Row("a", Path("x/y"), Fraction(1, 3)),
+        "nan": float("nan"),
+        "inf": [np.float32("inf")],
+        "array": np.arange(3),
+        "scalar": np.int64(4),
+        "set": {"b", "a"},
+        "tuple": (1, None, True),
+        5: "ä\udce4",
+    }
+    text = dump_json(document)
+    assert text.isascii()
+    assert text.endswith("}\n")
+    assert json.loads(text) == {
+        "row": {"name": "a", "path": "x/y", "ratio": "1/3"},
+        "nan": None,
+        "inf": [None],
+        "array": [0, 1, 2],
+        "scalar": 4,
+        "set": ["a", "b"],
+        "tuple": [1, None, True],
+        "5": "ä\udce4",
+    }
