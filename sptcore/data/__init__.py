@@ -20,6 +20,14 @@ FORMATS: dict[str, Format] = {
         home="https://cocodataset.org/#download",
         layout="annotations/instances_{train,val}2017.json beside train2017/ and val2017/",
     ),
+    "voc": Format(
+        name="voc",
+        title="PASCAL VOC",
+        module="sptcore.data.voc",
+        folders=("voc", "VOCdevkit", "VOC2012", "VOC"),
+        home="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+        layout="VOCdevkit/VOC2012/{Annotations,ImageSets,JPEGImages,SegmentationClass,SegmentationObject}/",
+    ),
 }
 
 
