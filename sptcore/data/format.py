@@ -64,10 +64,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Some images of a split with what was dropped from them."""
+    """Some images of a split, what was dropped from them and what was kept but is worth knowing."""
 
     records: tuple[ImageRecord, ...]
     dropped: tuple[Dropped, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class Block(Protocol):
@@ -88,8 +89,8 @@ class RecordStream(Protocol):
         """The split in file order, `size` images a block."""
         ...
 
-    def write_subset(self, keep: Collection[int], out: Path) -> list[Path]:
-        """As the format's own `write_subset`, from what was scanned already."""
+    def write_subset(self, keep: Collection[int], out: Path, dropped: Collection[Dropped] = ()) -> list[Path]:
+        """As the format's own `write_subset`, from what was scanned already; `dropped` is what the blocks left out."""
         ...
 
 

@@ -99,7 +99,7 @@ class DatasetIndex(msgspec.Struct, frozen=True):
 
     `annotation_path` is the file (COCO, BDD) or the folder (VOC, Tiny ImageNet) the records come from;
     `has_masks` tells whether any instance carries a segmentation. `counts` tells what was kept but is worth knowing
-    ("box clipped": 3). `source_sha256` is the fingerprint of the annotation file that was read, "" where there are many.
+    ("box clipped": 3). `source_sha256` is the fingerprint of the annotation file read, "" where there are many.
     """
 
     format: str

@@ -1,0 +1,297 @@
+"""First look at a COCO file: where every entry lies in its bytes, whom it belongs to, and the faults of the file.
+
+Syntax is checked over the whole file, identifiers and sizes in full, segmentations not at all (`checks.py` does).
+Positions instead of objects keep the file of COCO's train2017 at 50 MB beside its bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Raw
+
+from sptcore.data.coco.schema import MAX_ANNOTATIONS, MAX_PIXELS, AnnotationHead, CategoryEntry, ImageEntry
+from sptcore.data.images import check_file_name
+from sptcore.data.records import Category, Dropped
+from sptcore.data.source_file import SourceFile
+from sptcore.errors import DataError
+
+NEEDED = ("images", "annotations", "categories")
+BOM = b"\xef\xbb\xbf"
+STEP = 1 << 16
+_KEY = re.compile(rb'\s*[{,]\s*"((?:[^"\\]|\\.)*)"\s*:\s*')
+_AT = re.compile(r"(.*?)(?: - at `\$(.*)`)?", re.DOTALL)
+_SYNTAX_BYTE = re.compile(r"JSON is malformed: (.*) \(byte (\d+)\)", re.DOTALL)
+
+
+class Spans(NamedTuple):
+    """Where the entries of one array lie: `starts` and `ends` (n,) int64 byte positions; its text is [first, last)."""
+
+    starts: np.ndarray
+    ends: np.ndarray
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a COCO file holds, by position. `owner` (n_annotations,) int32 indexes `images`; -1: entry left out."""
+
+    source: SourceFile
+    images: list[ImageEntry]
+    image_spans: Spans
+    annotation_spans: Spans
+    owner: np.ndarray
+    categories: tuple[Category, ...]
+    dropped: tuple[Dropped, ...]
+    notes: tuple[str, ...]
+
+
+def scan(path: Path, *, strict: bool = False) -> Scan:
+    """Scan the file at `path`. Raises DataError with a byte offset or JSON path; with `strict` for any bad entry."""
+    source = SourceFile(path)
+    notes = ["the file starts with a byte order mark"] if source.data.startswith(BOM) else []
+    values = _top_level(source)
+    images = _decode_array(path, values, "images", ImageEntry)
+    _check_images(path, images, notes)
+    categories = _categories(path, _decode_array(path, values, "categories", CategoryEntry), notes)
+    spans = _spans(source.data, values["annotations"])
+    if len(spans.starts) > MAX_ANNOTATIONS:
+        raise DataError(f"{len(spans.starts)} annotations, more than {MAX_ANNOTATIONS}", where=f"{path}: annotations")
+    owner, dropped = _owners(source, spans, images, categories)
+    if strict and dropped:
+        raise strict_error(path, dropped[0])
+    image_spans = _spans(source.data, values["images"])
+    return Scan(source, images, image_spans, spans, owner, categories, tuple(dropped), tuple(notes))
+
+
+def strict_error(path: Path, fault: Dropped) -> DataError:
+    """The error that `--strict` makes of an annotation-level fault."""
+    detail = f" ({fault.detail})" if fault.detail else ""
+    return DataError(
+        f"{fault.cause}{detail}", where=f"{path}: {fault.where}", hint="without --strict such annotations are left out"
+    )
+
+
+def _top_level(source: SourceFile) -> dict[str, Raw]:
+    path, data = source.path, source.data
+    _refuse_other_files(path, data)
+    source.check_utf8()
+    body = memoryview(data)[len(BOM) :] if data.startswith(BOM) else data
+    try:
+        values = msgspec.json.decode(body, type=dict[str, Raw])
+    except msgspec.ValidationError as error:
+        raise _not_an_object(path, data) from error
+    except msgspec.DecodeError as error:
+        raise _syntax_error(path, str(error), data, len(data) - len(body)) from error
+    except RecursionError as error:
+        raise DataError("the JSON is nested too deeply", where=str(path)) from error
+    missing = [key for key in NEEDED if key not in values]
+    if missing:
+        raise _missing_keys(path, missing, list(values))
+    _refuse_duplicate_keys(path, data, values)
+    return values
+
+
+def _refuse_other_files(path: Path, data: bytes) -> None:
+    if data.startswith(b"\x1f\x8b"):
+        raise DataError("not JSON: the file is gzip-compressed", where=str(path), hint=f"gunzip {path}")
+    if data.removeprefix(BOM).lstrip()[:1] == b"<":
+        raise DataError("not JSON: this is an HTML or XML page", where=str(path), hint="download the file again")
+
+
+def _not_an_object(path: Path, data: bytes) -> DataError:
+    head = data[:4096]
+    if b'"labels"' in head or b'"frames"' in head or b'"videoName"' in head:
+        return _looks_like_scalabel(path)
+    return DataError("the top level is no object with `images`, `annotations` and `categories`", where=str(path))
+
+
+def _missing_keys(path: Path, missing: list[str], keys: list[str]) -> DataError:
+    if "frames" in keys:
+        return _looks_like_scalabel(path)
+    found = ", ".join(repr(key)[:40] for key in keys[:8]) or "none"
+    return DataError(f"no `{missing[0]}` at the top level (keys found: {found})", where=str(path))
+
+
+def _looks_like_scalabel(path: Path) -> DataError:
+    return DataError(
+        "looks like Scalabel (BDD100K) labels, not like COCO",
+        where=str(path),
+        hint="spt make-sparse bdd, or --format bdd with this file",
+    )
+
+
+def _syntax_error(path: Path, message: str, data: bytes, skipped: int) -> DataError:
+    match = _SYNTAX_BYTE.fullmatch(message)
+    if match:
+        return DataError(f"not valid JSON: {match[1]} at byte {int(match[2]) + skipped}", where=str(path))
+    what = "the file is empty" if not data.strip() else "the JSON ends too early"
+    return DataError(f"{what}, at byte {len(data)}", where=str(path), hint="fetch the file again")
+
+
+def _refuse_duplicate_keys(path: Path, data: bytes, values: dict[str, Raw]) -> None:
+    """Parsers take the last of two equal keys; a subset of such a file would mean something else to each of them."""
+    previous = len(BOM) if data.startswith(BOM) else 0
+    for start, end in sorted(_place(data, raw) for raw in values.values()):
+        key = _KEY.match(data, previous, start)
+        if key is None or key.end() != start:
+            name = key[1].decode("utf-8", "replace") if key else "?"
+            raise DataError(f"the key `{name}` occurs twice, again after byte {previous}", where=str(path))
+        previous = end
+    if data[previous:].strip() != b"}":
+        raise DataError(f"a key occurs twice, again after byte {previous}", where=str(path))
+
+
+def _place(data: bytes, raw: Raw) -> tuple[int, int]:
+    """Byte positions of a Raw, which is a view into `data`."""
+    start = _address(raw) - _address(data)
+    return start, start + memoryview(raw).nbytes
+
+
+def _address(view: Any) -> int:
+    return np.frombuffer(view, np.uint8).__array_interface__["data"][0]
+
+
+def _spans(data: bytes, array: Raw) -> Spans:
+    entries = msgspec.json.decode(array, type=list[Raw])
+    first, last = _place(data, array)
+    lengths = np.fromiter((memoryview(entry).nbytes for entry in entries), np.int64, len(entries))
+    if len(entries) < 2:
+        starts = np.array([_place(data, entry)[0] for entry in entries], np.int64)
+        return Spans(starts, starts + lengths, first, last)
+    begin, end = _place(data, entries[0])
+    gap = data[end : _place(data, entries[1])[0]]
+    starts = begin + np.concatenate([[0], np.cumsum(lengths[:-1] + len(gap))])
+    if not _evenly_spaced(data, starts + lengths, gap) or starts[-1] != _place(data, entries[-1])[0]:
+        starts = np.fromiter((_place(data, entry)[0] for entry in entries), np.int64, len(entries))
+    return Spans(starts, starts + lengths, first, last)
+
+
+def _evenly_spaced(data: bytes, ends: np.ndarray, gap: bytes) -> bool:
+    """Whether the same separator follows every entry: then positions are a running sum of the lengths."""
+    if ends[-1] > len(data):
+        return False
+    text = np.frombuffer(data, np.uint8)
+    return all(bool((text[ends[:-1] + k] == letter).all()) for k, letter in enumerate(gap))
+
+
+def _decode_array(path: Path, values: dict[str, Raw], key: str, entry_type: type) -> list[Any]:
+    try:
+        return msgspec.json.decode(values[key], type=list[entry_type])  # type: ignore[valid-type]
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _entry_error(path, key, error, partial(_entry_at, values[key])) from error
+
+
+def _entry_at(array: Raw, position: int) -> Any:
+    return msgspec.json.decode(msgspec.json.decode(array, type=list[Raw])[position])
+
+
+def _entry_error(path: Path, key: str, error: Exception, entry_at: Any, offset: int = 0) -> DataError:
+    """A typed error with the JSON path, and the image's name where the entry has one."""
+    message, place = _AT.fullmatch(str(error)).groups()  # type: ignore[union-attr]
+    position = re.match(r"\[(\d+)\](.*)", place or "", re.DOTALL)
+    if position is None:
+        return DataError(message, where=f"{path}: {key}")
+    number = int(position[1])
+    entry = entry_at(number)
+    names = [f"{name} {entry[name]!r}" for name in ("id", "file_name") if isinstance(entry, dict) and name in entry]
+    about = f" ({', '.join(names)})"[:200] if names else ""
+    return DataError(f"{message}{about}", where=f"{path}: {key}[{number + offset}]{position[2]}")
+
+
+def _check_images(path: Path, images: list[ImageEntry], notes: list[str]) -> None:
+    for position, image in enumerate(images):
+        fault = check_file_name(image.file_name)
+        if image.width * image.height > MAX_PIXELS:
+            fault = f"{image.width}x{image.height} is more than {MAX_PIXELS // 10**6} megapixels"
+        if fault:
+            raise DataError(f"{fault} (id {image.id}, {image.file_name!r})", where=f"{path}: images[{position}]")
+    ids = np.array([image.id for image in images], np.int64)
+    twice = _repeated(ids)
+    if twice is not None:
+        first, second = twice
+        raise DataError(f"image id {ids[first]} occurs twice", where=f"{path}: images[{first}] and images[{second}]")
+    names = [image.file_name for image in images]
+    if len(set(names)) != len(names):
+        notes.append(f"{len(names) - len(set(names))} images share their file name with another image")
+    elif len({name.casefold() for name in names}) != len(names):
+        notes.append("file names differ in upper and lower case only: some file systems cannot hold them side by side")
+
+
+def _repeated(values: np.ndarray) -> tuple[int, int] | None:
+    """The positions of the first value that occurs again, and of its second occurrence."""
+    order = np.argsort(values, kind="stable")
+    again = order[1:][values[order[1:]] == values[order[:-1]]]
+    if not len(again):
+        return None
+    second = int(again.min())
+    return int(np.flatnonzero(values == values[second])[0]), second
+
+
+def _categories(path: Path, entries: list[CategoryEntry], notes: list[str]) -> tuple[Category, ...]:
+    twice = _repeated(np.array([entry.id for entry in entries], np.int64))
+    if twice is not None:
+        where = f"{path}: categories[{twice[0]}] and categories[{twice[1]}]"
+        raise DataError(f"category id {entries[twice[1]].id} occurs twice", where=where)
+    names = [entry.name for entry in entries]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        notes.append(f"category names that occur twice: {', '.join(map(repr, repeated[:5]))}")
+    return tuple(Category(entry.id, entry.name) for entry in entries)
+
+
+def _owners(
+    source: SourceFile, spans: Spans, images: list[ImageEntry], categories: tuple[Category, ...]
+) -> tuple[np.ndarray, list[Dropped]]:
+    """The image of every annotation, and the annotations that belong to none or repeat an id."""
+    ids, image_ids, category_ids = _heads(source, spans)
+    known = np.array([image.id for image in images], np.int64)
+    order = np.argsort(known)
+    slot = np.searchsorted(known[order], image_ids) if len(known) else np.zeros(len(ids), np.int64)
+    slot = np.minimum(slot, max(len(known) - 1, 0))
+    owner = order[slot].astype(np.int32) if len(known) else np.full(len(ids), -1, np.int32)
+    lost = known[owner] != image_ids if len(known) else np.ones(len(ids), bool)
+    repeated = np.zeros(len(ids), bool)
+    by_id = np.argsort(ids, kind="stable")
+    repeated[by_id[1:][ids[by_id[1:]] == ids[by_id[:-1]]]] = True
+    unclassed = ~np.isin(category_ids, np.array([category.category_id for category in categories], np.int64))
+    dropped = [
+        *_drops(repeated, "repeated annotation id", "id", ids),
+        *_drops(lost & ~repeated, "unknown image", "image_id", image_ids),
+        *_drops(unclassed & ~lost & ~repeated, "unknown category", "category_id", category_ids),
+    ]
+    owner[repeated | lost | unclassed] = -1
+    return owner, dropped
+
+
+def _drops(mask: np.ndarray, cause: str, key: str, values: np.ndarray) -> list[Dropped]:
+    return [
+        Dropped(cause, f"annotations[{position}].{key}", str(values[position]), position)
+        for position in np.flatnonzero(mask).tolist()
+    ]
+
+
+def _heads(source: SourceFile, spans: Spans) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """id, image_id and category_id of every annotation, (n,) int64 each."""
+    count = len(spans.starts)
+    ids, image_ids, category_ids = (np.empty(count, np.int64) for _ in range(3))
+    decoder = msgspec.json.Decoder(list[AnnotationHead])
+    for low in range(0, count, STEP):
+        high = min(low + STEP, count)
+        text = b"[%b]" % source.data[spans.starts[low] : spans.ends[high - 1]]
+        try:
+            heads = decoder.decode(text)
+        except (msgspec.DecodeError, RecursionError) as error:
+            entry_at = partial(_entry_at, Raw(text))
+            raise _entry_error(source.path, "annotations", error, entry_at, low) from error
+        ids[low:high] = np.fromiter((head.id for head in heads), np.int64, high - low)
+        image_ids[low:high] = np.fromiter((head.image_id for head in heads), np.int64, high - low)
+        category_ids[low:high] = np.fromiter((head.category_id for head in heads), np.int64, high - low)
+    return ids, image_ids, category_ids
