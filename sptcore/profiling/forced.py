@@ -1,0 +1,94 @@
+"""Selections of a stated size, for costs that must not depend on what some weights happen to select."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sptcore.models.backbone import HierarchicalBackbone
+from sptcore.models.block import Block
+from sptcore.models.selectors import TokenContext
+from sptcore.ops.selection import Selection
+
+
+def selected_tokens(ratio: float, tokens: int) -> int:
+    """How many of `tokens` a select ratio means: the nearest whole number, halves upward."""
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"a select ratio lies between 0 and 1, not {ratio}")
+    return int(ratio * tokens + 0.5)
+
+
+def blob_masks(batch: int, grid: tuple[int, int], ratio: float | Sequence[float], generator: torch.Generator) -> Tensor:
+    """Random masks in blobs, as objects are, bool (batch, h, w): exactly `selected_tokens(ratio, h * w)` in each image.
+
+    `ratio` may be one number an image. Smooth noise, about six bumps along the longer side, cut at the wanted count.
+    """
+    ratios = [ratio] * batch if isinstance(ratio, (int, float)) else list(ratio)
+    if len(ratios) != batch:
+        raise ValueError(f"{len(ratios)} ratios for a batch of {batch}")
+    height, width = grid
+    coarse = [max(2, round(6 * side / max(grid))) + 1 for side in grid]
+    noise = torch.randn(batch, 1, *coarse, generator=generator)
+    field = functional.interpolate(noise, size=grid, mode="bicubic", align_corners=True).flatten(1)
+    masks = torch.zeros(batch, height * width, dtype=torch.bool)
+    for image, share in enumerate(ratios):
+        kept = field[image].topk(selected_tokens(share, height * width)).indices
+        masks[image, kept] = True
+    return masks.view(batch, height, width)
+
+
+def selecting_blocks(backbone: HierarchicalBackbone) -> list[Block]:
+    """The blocks of a backbone that select, in network order."""
+    return [block for block in backbone.modules() if isinstance(block, Block) and block.selector is not None]
+
+
+class ForcedSelector(nn.Module):
+    """Runs the selector it stands in for, gate and all, then selects `mask` (B, H, W) whatever the scores were."""
+
+    def __init__(self, inner: nn.Module, mask: Tensor) -> None:
+        super().__init__()
+        self.inner = inner
+        self.mask = mask
+
+    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
+        selection: Selection = self.inner(x, normed, context)
+        weight = (self.mask & context.valid).to(selection.weight.dtype)
+        return replace(selection, weight=weight + (selection.weight - selection.weight.detach()))
+
+
+@contextmanager
+def forced_selection(backbone: HierarchicalBackbone, masks: Sequence[Tensor]) -> Iterator[None]:
+    """Within it, the selecting blocks of `backbone` select `masks`, one bool (B, h, w) a block in network order.
+
+    Gates still run and still carry gradient, so the cost is that of a model which chose these masks itself. Raises
+    ValueError when the masks are not one a block.
+    """
+    blocks = selecting_blocks(backbone)
+    if len(masks) != len(blocks):
+        raise ValueError(f"{len(masks)} masks for {len(blocks)} selecting blocks")
+    originals = [block.selector for block in blocks]
+    try:
+        for block, original, mask in zip(blocks, originals, masks, strict=True):
+            assert original is not None
+            block.selector = ForcedSelector(original, mask)
+        yield
+    finally:
+        for block, original in zip(blocks, originals, strict=True):
+            block.selector = original
+
+
+@torch.no_grad()
+def randomise_biases(model: nn.Module, generator: torch.Generator, std: float = 0.02) -> None:
+    """Give every all-zero bias of `model` small random values.
+
+    With all biases zero, window padding makes attention outputs denormal numbers, and a matrix product over them runs
+    ten times slower on a CPU: a freshly initialised Swin would lose every race for a reason no trained one has.
+    """
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] == "bias" and not parameter.any():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sptcore.profiling import timing
+from sptcore.profiling.timing import Protocol, Timing, environment, measure, peak_memory, stall_seconds
+
+
+def test_rivals_take_turns_and_warm_up_is_not_counted() -> None:
+    order: list[str] = []
+    result = measure({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, Protocol(warmup=2, rounds=3))
+    assert order == ["a", "b"] * 5
+    assert {name: one.rounds for name, one in result.items()} == {"a": 3, "b": 3}
+
+
+def test_a_spent_budget_stops_after_the_least_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 100000, 10))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
+    result = measure({"slow": lambda: None}, Protocol(warmup=1, rounds=50, budget=5.0, least=3))
+    assert result["slow"].rounds == 3
+
+
+def test_figures_of_known_rounds() -> None:
+    one = Timing("x", wall=(3.0, 1.0, 2.0, 10.0, 4.0), cpu=(1.0,) * 5, stall=(0.0, 0.2, 0.04, 0.06, None))
+    assert (one.median, one.cpu_median, one.stalled_rounds) == (3.0, 1.0, 2)
+    assert one.p95 == pytest.approx(8.8)
+    assert json.loads(json.dumps(one.to_dict()))["max_s"] == 10.0
+
+
+def test_pressure_is_read_where_linux_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "cpu"
+    file.write_text("some avg10=0.02 avg60=0.61 avg300=0.43 total=4110115\nfull avg10=0.00 total=0\n")
+    monkeypatch.setattr(timing, "PRESSURE_FILE", file)
+    assert stall_seconds() == pytest.approx(4.110115)
+    monkeypatch.setattr(timing, "PRESSURE_FILE", tmp_path / "none")
+    assert stall_seconds() is None
+
+
+def test_peak_memory_is_the_worst_moment() -> None:
+    """40 MB alone, then 40 + 40 MB together, then 40 MB: 80 MB at the worst, whatever was allocated before."""
+    kept = torch.ones(5_000_000)
+
+    def work() -> None:
+        first = torch.zeros(10_000_000)
+        second = first.add(1)
+        del first
+        second.add_(kept.sum())
+
+    assert 80_000_000 <= peak_memory(work) < 80_100_000
+
+
+def test_the_environment_names_what_a_figure_depends_on() -> None:
+    found = environment()
+    assert {"device", "threads", "torch", "torchvision", "triton", "allocator", "flush_denormal"} <= set(found)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_allocator_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "MALLOC_MMAP_THRESHOLD_",
+        "MALLOC_TRIM_THRESHOLD_",
+        "MALLOC_ARENA_MAX",
+        "GLIBC_TUNABLES",
+        "LD_PRELOAD",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    assert timing.allocator() == "default"
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000000")
+    assert timing.allocator() == "MALLOC_MMAP_THRESHOLD_=1000000000"
