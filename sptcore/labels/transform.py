@@ -90,7 +90,7 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class ObjectTable:
-    """The summed-area table of an object mask: `sums[y, x]` (int32, (H+1, W+1)) object pixels lie above y, left of x."""
+    """The summed-area table of an object mask: `sums[y, x]` (int32 (H+1, W+1)) object pixels lie above y, left of x."""
 
     sums: np.ndarray
 
