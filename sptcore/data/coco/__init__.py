@@ -11,11 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from sptcore.data.coco.layout import annotation_file, detect, image_folder, splits
+from sptcore.data.coco.layout import annotation_file, detect, place_of_images, splits
+from sptcore.data.coco.layout import subset_image_folder as image_folder
 from sptcore.data.format import Source
 from sptcore.data.records import DatasetIndex, ImageRecord, Polygons
 
-__all__ = ["detect", "read", "splits", "stream", "write_subset"]
+__all__ = ["detect", "image_folder", "read", "splits", "stream", "write_subset"]
 
 BLOCK = 4096
 
@@ -31,7 +32,7 @@ def stream(source: Source, split: str):
         format="coco",
         split=split,
         annotation_path=path,
-        image_root=image_folder(source, split, path, [image.file_name for image in scanned.images[:32]]),
+        image_root=place_of_images(source, split, path, [image.file_name for image in scanned.images[:32]]),
         categories=scanned.categories,
         records=(),
         dropped=scanned.dropped,

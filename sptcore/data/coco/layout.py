@@ -61,7 +61,7 @@ def annotation_stem(annotation: Path) -> str:
     return annotation.parent.name if annotation.name == _BESIDE else annotation.stem
 
 
-def image_folder(source: Source, split: str, annotation: Path, file_names: Sequence[str]) -> Path:
+def place_of_images(source: Source, split: str, annotation: Path, file_names: Sequence[str]) -> Path:
     """The folder the file names are relative to: the first known place that holds one of the first images."""
     if split in source.image_roots:
         return Path(source.image_roots[split])
@@ -106,3 +106,12 @@ def _short(name: str) -> str:
     match = _YEAR.fullmatch(name)
     plain = match[1].rstrip("_-") if match else name
     return _ALIASES.get(plain, plain)
+
+
+def subset_image_folder(index: DatasetIndex) -> Path:
+    """Where the images of a subset belong, relative to its root: as in the source, else `images`."""
+    annotation = index.annotation_path
+    root = annotation.parent.parent
+    if index.image_root != root and index.image_root.is_relative_to(root):
+        return index.image_root.relative_to(root)
+    return Path(annotation_stem(annotation) if _INSTANCES.fullmatch(annotation.name) else "images")
