@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from sptcore.models.attention.base import Attended, Attention
 from sptcore.models.layers import DropPath, Mlp
 from sptcore.models.selectors import TokenContext
-from sptcore.ops.packing import Packing, gather, scatter
+from sptcore.models.streaming import pieces, streams
+from sptcore.ops.packing import Packing, add_rows_, gather, scatter
 from sptcore.ops.selection import Selection
 
 
@@ -49,24 +51,47 @@ class Block(nn.Module):
         normed = self.norm1(x)
         selection = None if self.selector is None else self.selector(x, normed, context)
         attended = self.attn(normed, selection)
-        x = x + self._branch(attended, normed, selection)
-        x = self._feed_forward(x, attended.packing)
-        return BlockOutput(x, selection, attended.packing)
+        finish = self._finish_in_pieces if streams(self, x) else self._finish
+        return BlockOutput(finish(x, normed, attended, selection), selection, attended.packing)
 
-    def _branch(self, attended: Attended, normed: Tensor, selection: Selection | None) -> Tensor:
-        """The attention branch on the whole grid; the bypass decides what unselected tokens take from it."""
-        packing, project = attended.packing, self.attn.proj
+    def _finish(self, x: Tensor, normed: Tensor, attended: Attended, selection: Selection | None) -> Tensor:
+        """Both residual branches."""
+        packing = attended.packing
         if packing is None or selection is None:
-            return self.drop_path(project(attended.tokens))
-        if self.bypass == "proj":  # Eq. 9 to the letter: W_o on all N tokens, the unselected enter gated
-            passed = normed * selection.scale.unsqueeze(-1).to(normed.dtype)
-            rows = attended.tokens.to(passed.dtype)
-            mixed = passed.flatten(0, 2).index_copy(0, packing.token_index, rows).view_as(normed)
-            return self.drop_path(project(mixed))
-        return self.drop_path(scatter(project(attended.tokens), packing))
-
-    def _feed_forward(self, x: Tensor, packing: Packing | None) -> Tensor:
+            x = x + self.drop_path(self.attn.proj(attended.tokens))
+        elif self.bypass == "proj":
+            x = x + self.drop_path(self._project_all(attended.tokens, normed, packing, selection))
+        else:
+            rows = self.attn.proj(attended.tokens)
+            x = x + scatter(self.drop_path(rows, packing.image_id, x.shape[0]), packing)
         if packing is None or self.bypass != "skip_block":
             return x + self.drop_path(self.mlp(self.norm2(x)))
         rows = self.mlp(self.norm2(gather(x, packing)))
         return x + scatter(self.drop_path(rows, packing.image_id, x.shape[0]), packing)
+
+    def _finish_in_pieces(self, x: Tensor, normed: Tensor, attended: Attended, selection: Selection | None) -> Tensor:
+        """The same as `_finish` a few rows at a time, where no path is dropped and no gradient needed."""
+        packing = attended.packing
+        if packing is None or selection is None:
+            x, branch = torch.empty_like(x), x
+            for rows, start, mixed in zip(pieces(x), pieces(branch), pieces(attended.tokens), strict=True):
+                torch.add(start, self.attn.proj(mixed), out=rows)
+                rows += self.mlp(self.norm2(rows))
+            return x
+        if self.bypass == "proj":
+            x = x + self._project_all(attended.tokens, normed, packing, selection)
+        else:
+            x = x.clone()
+            add_rows_(x, self.attn.proj(attended.tokens), packing)
+        if self.bypass == "skip_block":
+            add_rows_(x, self.mlp(self.norm2(gather(x, packing))), packing)
+            return x
+        for rows in pieces(x):
+            rows += self.mlp(self.norm2(rows))
+        return x
+
+    def _project_all(self, tokens: Tensor, normed: Tensor, packing: Packing, selection: Selection) -> Tensor:
+        """Eq. 9 to the letter: W_o on all N tokens; the unselected enter as sigmoid(score) x LN(x)."""
+        passed = normed * selection.scale.unsqueeze(-1).to(normed.dtype)
+        mixed = passed.flatten(0, 2).index_copy(0, packing.token_index, tokens.to(passed.dtype))
+        return self.attn.proj(mixed.view_as(normed))

@@ -55,7 +55,10 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        hidden = self.fc1(x)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.fc2(F.gelu(hidden))
+        return self.fc2(torch.ops.aten.gelu_(hidden))
 
 
 class DropPath(nn.Module):

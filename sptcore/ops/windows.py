@@ -17,7 +17,6 @@ class WindowOrder:
     `cells` (W_n * M * M,) int64: row-major token index at each position, H*W where the position is a pad cell.
     `positions` (H*W,) int64: the position of each token, the inverse of `cells`.
     `regions` (W_n * M * M,) int64: Swin's region 0..8 of each position; equal regions may attend to each other.
-    `num_inner` windows at the front of `windows` hold one region only; `windows` (W_n,) lists the others last.
     """
 
     height: int
@@ -27,12 +26,36 @@ class WindowOrder:
     cells: Tensor
     positions: Tensor
     regions: Tensor
-    windows: Tensor
-    num_inner: int
 
     @property
     def num_windows(self) -> int:
-        return self.windows.numel()
+        """Windows of the padded grid."""
+        return self.cells.numel() // self.window_size**2
+
+    @property
+    def has_pads(self) -> bool:
+        """Whether the grid is not a multiple of the window."""
+        return self.cells.numel() > self.height * self.width
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether some windows hold several regions."""
+        return any(self.shift)
+
+
+@dataclass(frozen=True, eq=False)
+class WindowPiece:
+    """A few windows of a batch of grids, to be worked on together.
+
+    `tokens` (n,) int64: their tokens in the flat (B*H*W) batch, pad cells left out. `slots` (windows * M * M,) int64:
+    the token of each place as an index into `tokens`, n at pad cells; `places` (n,): the inverse. Both are None without
+    pad cells. `closed` (windows, 1, M*M, M*M) bool: pairs of different regions, None where there are none.
+    """
+
+    tokens: Tensor
+    slots: Tensor | None
+    places: Tensor | None
+    closed: Tensor | None
 
 
 def effective_shift(height: int, width: int, window_size: int, shift_size: int) -> tuple[int, int]:
@@ -59,8 +82,7 @@ def _build(height: int, width: int, window_size: int, shift_size: int, device: t
     regions = _by_window(row_regions[:, None] * 3 + column_regions[None, :], window_size)
     positions = torch.empty(height * width + 1, dtype=torch.int64, device=device)
     positions[cells] = torch.arange(cells.numel(), device=device)
-    windows, num_inner = _inner_first(rows.numel() // window_size, columns.numel() // window_size, shift, device)
-    return WindowOrder(height, width, window_size, shift, cells, positions[:-1], regions, windows, num_inner)
+    return WindowOrder(height, width, window_size, shift, cells, positions[:-1], regions)
 
 
 @lru_cache(maxsize=64)
@@ -85,10 +107,24 @@ def _by_window(grid: Tensor, window_size: int) -> Tensor:
     return tiles.permute(0, 2, 1, 3).reshape(-1)
 
 
-def _inner_first(rows: int, columns: int, shift: tuple[int, int], device: torch.device) -> tuple[Tensor, int]:
-    """Window numbers, those with a single region first, and how many these are."""
-    last_row = torch.arange(rows, device=device) == (rows - 1 if shift[0] else -1)
-    last_column = torch.arange(columns, device=device) == (columns - 1 if shift[1] else -1)
-    border = (last_row[:, None] | last_column[None, :]).flatten()
-    num_inner = (rows - bool(shift[0])) * (columns - bool(shift[1]))
-    return torch.argsort(border.long(), stable=True), num_inner
+@lru_cache(maxsize=32)
+def window_pieces(order: WindowOrder, *, batch: int, windows: int) -> tuple[WindowPiece, ...]:
+    """All windows of `batch` grids in pieces of at most `windows`, those with several regions together at the end."""
+    with torch.inference_mode(False):
+        length, tokens = order.window_size**2, order.height * order.width
+        offset = torch.arange(batch, device=order.cells.device)[:, None] * tokens
+        cells = torch.where(order.cells < tokens, order.cells + offset, -1).view(-1, length)
+        regions = order.regions.view(-1, length).repeat(batch, 1)
+        mixed = (regions != regions[:, :1]).any(1)
+        chosen = [part for kind in (~mixed, mixed) for part in kind.nonzero().flatten().split(windows) if len(part)]
+        return tuple(_piece(cells[part], regions[part]) for part in chosen)
+
+
+def _piece(cells: Tensor, regions: Tensor) -> WindowPiece:
+    flat = cells.flatten()
+    real = flat >= 0
+    closed = (regions[:, None, :, None] != regions[:, None, None, :]) if (regions != regions[:, :1]).any() else None
+    if real.all():
+        return WindowPiece(flat, None, None, closed)
+    slots = torch.where(real, real.cumsum(0) - 1, real.sum())
+    return WindowPiece(flat[real], slots, real.nonzero().flatten(), closed)

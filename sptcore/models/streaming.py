@@ -1,0 +1,27 @@
+"""Working through a grid in pieces when no gradient is wanted: what lies between two layers stays in the cache.
+
+A window and a row of the feed-forward network depend on nothing outside them, so the pieces change no result; on a CPU
+they save the page faults of temporaries of 30 to 400 MB, nearly half the time of the first stage.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+PIECE_TOKENS = 784  # 16 windows of 49
+
+
+def streams(module: nn.Module, x: Tensor) -> bool:
+    """Whether `module` should work through `x` in pieces: evaluation, no gradient, on the CPU, not being traced."""
+    return (
+        not module.training
+        and not torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+    )
+
+
+def pieces(rows: Tensor) -> tuple[Tensor, ...]:
+    """Views of a few rows each of (..., C)."""
+    return rows.flatten(0, -2).split(PIECE_TOKENS)
