@@ -45,6 +45,7 @@ from sptcli.dispatch import Entry, SptGroup
 
 COMMANDS: dict[str, Entry] = {
     "config": Entry("sptcli.config", "Setup", "show, write or check settings, and where each comes from"),
+    "doctor": Entry("sptcli.doctor", "Setup", "versions, devices, folders and self-tests, with cures"),
 }
 
 
