@@ -72,18 +72,13 @@ class _Trail:
 class Stage(nn.Module):
     """Blocks at one resolution, after the merging that leads to it."""
 
-    def __init__(self, config: BackboneConfig, number: int, drop_path: list[float]) -> None:
+    def __init__(self, config: BackboneConfig, number: int) -> None:
         super().__init__()
         dim = config.channels[number - 1]
         self.number = number
         self.stride = STRIDES[number - 1]
         self.downsample = PatchMerging(dim // 2) if number > 1 else None
-        first_spa = config.depths[number - 1] - config.spa_blocks[number - 1]
-        heads = config.num_heads[number - 1]
-        self.blocks = nn.ModuleList(
-            _build_block(config, dim, heads, index, selects=index >= first_spa, drop_path=rate)
-            for index, rate in enumerate(drop_path)
-        )
+        self.blocks = nn.ModuleList(_build_block(config, number, index) for index in range(config.depths[number - 1]))
 
     def forward(self, x: Tensor, trail: _Trail) -> Tensor:
         x = x if self.downsample is None else self.downsample(x)
@@ -106,8 +101,7 @@ class HierarchicalBackbone(nn.Module):
         super().__init__()
         self.config = config
         self.patch_embed = PatchEmbed(config.embed_dim)
-        rates = torch.linspace(0, config.drop_path, sum(config.depths)).split(config.depths)
-        self.stages = nn.ModuleList(Stage(config, number, rates[number - 1].tolist()) for number in range(1, 5))
+        self.stages = nn.ModuleList(Stage(config, number) for number in range(1, 5))
         needed = sorted({*config.out_stages, *filter(None, [config.entry_stage])})
         self.norms = nn.ModuleDict({str(stage - 1): nn.LayerNorm(config.channels[stage - 1]) for stage in needed})
         entry = config.entry_stage
@@ -176,17 +170,18 @@ def valid_tokens(x: Tensor, image_sizes: Tensor | None, stride: int) -> Tensor:
     return rows[:, :, None] & columns[:, None, :]
 
 
-def _build_block(
-    config: BackboneConfig, dim: int, num_heads: int, index: int, *, selects: bool, drop_path: float
-) -> Block:
-    """Block `index` of a stage: SPT and Swin differ in these three arguments only."""
+def _build_block(config: BackboneConfig, stage: int, index: int) -> Block:
+    """Block `index` of stage 1..4: SPT and Swin differ in these three arguments only."""
+    dim, depth = config.channels[stage - 1], config.depths[stage - 1]
     shift_size = config.window_size // 2 if index % 2 else 0
-    name = "spa" if selects else "window"
+    selects = index >= depth - config.spa_blocks[stage - 1]
+    attention = ATTENTIONS["spa" if selects else "window"]
+    place = sum(config.depths[: stage - 1]) + index
     return Block(
         dim,
         selector=SELECTORS[config.selector](dim, config) if selects else None,
-        attention=ATTENTIONS[name](dim, num_heads, shift_size, config),
+        attention=attention(dim, config.num_heads[stage - 1], shift_size, config),
         bypass="skip_block" if config.ffn == "selected" else config.bypass,
         mlp_ratio=config.mlp_ratio,
-        drop_path=drop_path,
+        drop_path=config.drop_path * place / max(1, sum(config.depths) - 1),
     )

@@ -56,12 +56,17 @@ class Selection:
         return self.mask.sum() / self.valid.sum()
 
     @property
-    def own_ratio(self) -> Tensor | None:
-        """The ratio that this block's own gate alone would select without noise; None without a gate of its own."""
+    def own_mask(self) -> Tensor | None:
+        """(B, H, W) bool: what the block's own gate alone would select without noise; None without gate or threshold."""
         if self.own_logits is None or self.threshold is None:
             return None
-        own = (self.own_logits > probability_to_logit(self.threshold)) & self.valid
-        return own.sum() / self.valid.sum()
+        return (self.own_logits > probability_to_logit(self.threshold)) & self.valid
+
+    @property
+    def own_ratio(self) -> Tensor | None:
+        """Tokens of `own_mask` / valid tokens; None where that is None."""
+        own = self.own_mask
+        return None if own is None else own.sum() / self.valid.sum()
 
 
 def probability_to_logit(probability: float) -> float:
