@@ -20,6 +20,14 @@ FORMATS: dict[str, Format] = {
         home="https://cocodataset.org/#download",
         layout="annotations/instances_{train,val}2017.json beside train2017/ and val2017/",
     ),
+    "bdd": Format(
+        name="bdd",
+        title="BDD100K",
+        module="sptcore.data.bdd",
+        folders=("bdd100k", "bdd", "BDD100K"),
+        home="http://bdd-data.berkeley.edu/",
+        layout="labels/det_20/det_{train,val}.json, or another label set, beside images/{100k,10k}/{train,val}/",
+    ),
     "voc": Format(
         name="voc",
         title="PASCAL VOC",

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-import msgspec
-
 from sptcore.data.coco.layout import annotation_file, detect, place_of_images, splits
 from sptcore.data.coco.layout import subset_image_folder as image_folder
-from sptcore.data.format import Source
-from sptcore.data.records import DatasetIndex, ImageRecord, Polygons
+from sptcore.data.format import Source, collect
+from sptcore.data.records import DatasetIndex
 
 __all__ = ["detect", "image_folder", "read", "splits", "stream", "write_subset"]
 
@@ -44,18 +42,7 @@ def stream(source: Source, split: str):
 
 def read(source: Source, split: str) -> DatasetIndex:
     """All records of a split in file order. Raises DataError for a fault of the file, with `strict` for any fault."""
-    opened = stream(source, split)
-    records, dropped, counts = [], list(opened.header.dropped), {}
-    for block in opened.blocks(BLOCK):
-        loaded = block.load()
-        records.extend(map(_with_text, loaded.records))
-        dropped.extend(loaded.dropped)
-        for what, number in loaded.counts.items():
-            counts[what] = counts.get(what, 0) + number
-    has_masks = any(instance.segmentation is not None for record in records for instance in record.instances)
-    return msgspec.structs.replace(
-        opened.header, records=tuple(records), dropped=tuple(dropped), counts=counts, has_masks=has_masks
-    )
+    return collect(stream(source, split), BLOCK)
 
 
 def write_subset(index: DatasetIndex, keep: Collection[int], out: Path) -> list[Path]:
@@ -68,16 +55,3 @@ def write_subset(index: DatasetIndex, keep: Collection[int], out: Path) -> list[
     if index.source_sha256 and scanned.source.sha256 != index.source_sha256:
         raise IntegrityError("the file is not the one that was read before", where=str(index.annotation_path))
     return write_entries(scanned, index, keep, index.dropped, out)
-
-
-def _with_text(record: ImageRecord) -> ImageRecord:
-    """The record with its polygons as JSON text, for keeping."""
-    if not any(isinstance(instance.segmentation, Polygons) for instance in record.instances):
-        return record
-    instances = tuple(
-        msgspec.structs.replace(instance, segmentation=Polygons(json=msgspec.json.encode(instance.segmentation.parts)))
-        if isinstance(instance.segmentation, Polygons)
-        else instance
-        for instance in record.instances
-    )
-    return msgspec.structs.replace(record, instances=instances)

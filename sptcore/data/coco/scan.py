@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,25 +18,14 @@ from msgspec import Raw
 
 from sptcore.data.coco.schema import MAX_ANNOTATIONS, MAX_PIXELS, AnnotationHead, CategoryEntry, ImageEntry
 from sptcore.data.images import check_file_name
+from sptcore.data.json_text import BOM, Spans, array_spans, decode_text, refuse_duplicate_keys
 from sptcore.data.records import Category, Dropped
 from sptcore.data.source_file import SourceFile
 from sptcore.errors import DataError
 
 NEEDED = ("images", "annotations", "categories")
-BOM = b"\xef\xbb\xbf"
 STEP = 1 << 16
-_KEY = re.compile(rb'\s*[{,]\s*"((?:[^"\\]|\\.)*)"\s*:\s*')
 _AT = re.compile(r"(.*?)(?: - at `\$(.*)`)?", re.DOTALL)
-_SYNTAX_BYTE = re.compile(r"JSON is malformed: (.*) \(byte (\d+)\)", re.DOTALL)
-
-
-class Spans(NamedTuple):
-    """Where the entries of one array lie: `starts` and `ends` (n,) int64 byte positions; its text is [first, last)."""
-
-    starts: np.ndarray
-    ends: np.ndarray
-    first: int
-    last: int
 
 
 @dataclass(frozen=True)
@@ -58,16 +47,16 @@ def scan(path: Path, *, strict: bool = False) -> Scan:
     source = SourceFile(path)
     notes = ["the file starts with a byte order mark"] if source.data.startswith(BOM) else []
     values = _top_level(source)
+    image_spans = _spans(source, values, "images")
+    spans = _spans(source, values, "annotations")
     images = _decode_array(path, values, "images", ImageEntry)
     _check_images(path, images, notes)
     categories = _categories(path, _decode_array(path, values, "categories", CategoryEntry), notes)
-    spans = _spans(source.data, values["annotations"])
     if len(spans.starts) > MAX_ANNOTATIONS:
         raise DataError(f"{len(spans.starts)} annotations, more than {MAX_ANNOTATIONS}", where=f"{path}: annotations")
     owner, dropped = _owners(source, spans, images, categories)
     if strict and dropped:
         raise strict_error(path, dropped[0])
-    image_spans = _spans(source.data, values["images"])
     return Scan(source, images, image_spans, spans, owner, categories, tuple(dropped), tuple(notes))
 
 
@@ -81,29 +70,15 @@ def strict_error(path: Path, fault: Dropped) -> DataError:
 
 def _top_level(source: SourceFile) -> dict[str, Raw]:
     path, data = source.path, source.data
-    _refuse_other_files(path, data)
-    source.check_utf8()
-    body = memoryview(data)[len(BOM) :] if data.startswith(BOM) else data
     try:
-        values = msgspec.json.decode(body, type=dict[str, Raw])
+        values = decode_text(source, dict[str, Raw])
     except msgspec.ValidationError as error:
         raise _not_an_object(path, data) from error
-    except msgspec.DecodeError as error:
-        raise _syntax_error(path, str(error), data, len(data) - len(body)) from error
-    except RecursionError as error:
-        raise DataError("the JSON is nested too deeply", where=str(path)) from error
     missing = [key for key in NEEDED if key not in values]
     if missing:
         raise _missing_keys(path, missing, list(values))
-    _refuse_duplicate_keys(path, data, values)
+    refuse_duplicate_keys(path, data, values)
     return values
-
-
-def _refuse_other_files(path: Path, data: bytes) -> None:
-    if data.startswith(b"\x1f\x8b"):
-        raise DataError("not JSON: the file is gzip-compressed", where=str(path), hint=f"gunzip {path}")
-    if data.removeprefix(BOM).lstrip()[:1] == b"<":
-        raise DataError("not JSON: this is an HTML or XML page", where=str(path), hint="download the file again")
 
 
 def _not_an_object(path: Path, data: bytes) -> DataError:
@@ -128,58 +103,11 @@ def _looks_like_scalabel(path: Path) -> DataError:
     )
 
 
-def _syntax_error(path: Path, message: str, data: bytes, skipped: int) -> DataError:
-    match = _SYNTAX_BYTE.fullmatch(message)
-    if match:
-        return DataError(f"not valid JSON: {match[1]} at byte {int(match[2]) + skipped}", where=str(path))
-    what = "the file is empty" if not data.strip() else "the JSON ends too early"
-    return DataError(f"{what}, at byte {len(data)}", where=str(path), hint="fetch the file again")
-
-
-def _refuse_duplicate_keys(path: Path, data: bytes, values: dict[str, Raw]) -> None:
-    """Parsers take the last of two equal keys; a subset of such a file would mean something else to each of them."""
-    previous = len(BOM) if data.startswith(BOM) else 0
-    for start, end in sorted(_place(data, raw) for raw in values.values()):
-        key = _KEY.match(data, previous, start)
-        if key is None or key.end() != start:
-            name = key[1].decode("utf-8", "replace") if key else "?"
-            raise DataError(f"the key `{name}` occurs twice, again after byte {previous}", where=str(path))
-        previous = end
-    if data[previous:].strip() != b"}":
-        raise DataError(f"a key occurs twice, again after byte {previous}", where=str(path))
-
-
-def _place(data: bytes, raw: Raw) -> tuple[int, int]:
-    """Byte positions of a Raw, which is a view into `data`."""
-    start = _address(raw) - _address(data)
-    return start, start + memoryview(raw).nbytes
-
-
-def _address(view: Any) -> int:
-    return np.frombuffer(view, np.uint8).__array_interface__["data"][0]
-
-
-def _spans(data: bytes, array: Raw) -> Spans:
-    entries = msgspec.json.decode(array, type=list[Raw])
-    first, last = _place(data, array)
-    lengths = np.fromiter((memoryview(entry).nbytes for entry in entries), np.int64, len(entries))
-    if len(entries) < 2:
-        starts = np.array([_place(data, entry)[0] for entry in entries], np.int64)
-        return Spans(starts, starts + lengths, first, last)
-    begin, end = _place(data, entries[0])
-    gap = data[end : _place(data, entries[1])[0]]
-    starts = begin + np.concatenate([[0], np.cumsum(lengths[:-1] + len(gap))])
-    if not _evenly_spaced(data, starts + lengths, gap) or starts[-1] != _place(data, entries[-1])[0]:
-        starts = np.fromiter((_place(data, entry)[0] for entry in entries), np.int64, len(entries))
-    return Spans(starts, starts + lengths, first, last)
-
-
-def _evenly_spaced(data: bytes, ends: np.ndarray, gap: bytes) -> bool:
-    """Whether the same separator follows every entry: then positions are a running sum of the lengths."""
-    if ends[-1] > len(data):
-        return False
-    text = np.frombuffer(data, np.uint8)
-    return all(bool((text[ends[:-1] + k] == letter).all()) for k, letter in enumerate(gap))
+def _spans(source: SourceFile, values: dict[str, Raw], key: str) -> Spans:
+    try:
+        return array_spans(source.data, values[key])
+    except msgspec.ValidationError as error:
+        raise DataError(str(error), where=f"{source.path}: {key}") from error
 
 
 def _decode_array(path: Path, values: dict[str, Raw], key: str, entry_type: type) -> list[Any]:

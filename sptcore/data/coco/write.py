@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from sptcore.data.coco.layout import relative_annotation
-from sptcore.data.coco.scan import BOM, Scan, Spans
+from sptcore.data.coco.scan import Scan
+from sptcore.data.json_text import BOM, chosen_slices
 from sptcore.data.records import DatasetIndex, Dropped
 
 
@@ -33,28 +34,9 @@ def write_entries(
         position = len(BOM) if scan.source.data.startswith(BOM) else 0
         for spans, chosen in parts:
             stream.write(memoryview(scan.source.data)[position : spans.first])
-            for piece in _array(scan.source.data, spans, chosen):
+            for piece in chosen_slices(scan.source.data, spans, chosen):
                 stream.write(piece)
             position = spans.last
         stream.write(memoryview(scan.source.data)[position:])
     scan.source.check_unchanged()
     return [target]
-
-
-def _array(data: bytes, spans: Spans, chosen: np.ndarray) -> Iterator[memoryview]:
-    """The array's text with the chosen entries only, runs of neighbours as one slice.
-
-    An entry brings along the separator before it; the first kept one takes the opening of the array instead.
-    """
-    view = memoryview(data)
-    places = np.flatnonzero(chosen)
-    if not len(places):
-        yield from (view[spans.first : spans.first + 1], view[spans.last - 1 : spans.last])
-        return
-    yield view[spans.first : int(spans.starts[0])]
-    breaks = np.flatnonzero(np.diff(places) > 1)
-    firsts, lasts = places[np.r_[0, breaks + 1]], places[np.r_[breaks, len(places) - 1]]
-    for number, (first, last) in enumerate(zip(firsts.tolist(), lasts.tolist(), strict=True)):
-        start = spans.starts[first] if number == 0 else spans.ends[first - 1]
-        yield view[int(start) : int(spans.ends[last])]
-    yield view[int(spans.ends[-1]) : spans.last]
