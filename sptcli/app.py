@@ -44,6 +44,7 @@ import typer
 from sptcli.dispatch import Entry, SptGroup
 
 COMMANDS: dict[str, Entry] = {
+    "models": Entry("sptcli.models", "Setup", "the models: parameters, cost, origin, weights that fit"),
     "config": Entry("sptcli.config", "Setup", "show, write or check settings, and where each comes from"),
     "doctor": Entry("sptcli.doctor", "Setup", "versions, devices, folders and self-tests, with cures"),
 }

@@ -29,7 +29,7 @@ HANDS_SETTINGS_ON = True  # --config and --set speak of the command that is aske
 def command(
     ctx: typer.Context,
     action: Annotated[Literal["show", "init", "check"], typer.Argument(metavar="show|init|check", show_default=False)],
-    words: Annotated[list[str] | None, typer.Argument(metavar="[FILE] [CMD]", help="check takes FILE and CMD")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="FILE|CMD", help="check takes FILE and CMD")] = None,
     origin: Annotated[bool, typer.Option("--origin", help="show: tell where each value comes from")] = False,
     out: options.Out = None,
     force: options.Force = False,

@@ -43,6 +43,8 @@ class SptCommand(TyperCommand):
                 param.help = _escape(text)  # type: ignore[attr-defined]
             if getattr(param, "is_flag", False):
                 param.metavar = ""
+            if write := getattr(param.default, "as_flag", None):
+                param.show_default = write()  # type: ignore[attr-defined]
         self.params = [*self.params, *global_params()]
         return self
 
