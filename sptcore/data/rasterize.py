@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from sptcore.data.records import Box, ImageRecord, Instance, MaskFile, Polygons, Rle
+from sptcore.data.rle import decoded_counts
 from sptcore.errors import DataError
 
 VOID = 255
@@ -102,10 +103,12 @@ def _union_pixels(record: ImageRecord, instances: Sequence[Instance], rule: Pixe
         return _box_union_area(_clipped(boxes, record, _centre_columns))
     if any(isinstance(mask, MaskFile) for mask in masks):
         return int(np.count_nonzero(_mask_of(record, instances, rule, _centre_columns)))
+    from pycocotools import mask as coco_mask
+
     height, width = record.height, record.width
     codes = _codes(masks, height, width)
     codes += [_box_code(box, height, width) for box in _clipped(boxes, record, _centre_columns)]
-    return _merged_area(codes)
+    return int(coco_mask.area(_merged(codes))) if codes else 0
 
 
 def _parts(instances: Iterable[Instance], rule: PixelRule) -> tuple[list[Polygons | Rle | MaskFile], list[Box]]:
@@ -120,15 +123,9 @@ def _parts(instances: Iterable[Instance], rule: PixelRule) -> tuple[list[Polygon
 
 
 def _mask_of(record: ImageRecord, instances: Sequence[Instance], rule: PixelRule, edges: Any) -> np.ndarray:
-    from pycocotools import mask as coco_mask
-
     masks, boxes = _parts(instances, rule)
     codes = _codes([mask for mask in masks if not isinstance(mask, MaskFile)], record.height, record.width)
-    if codes:
-        merged = codes[0] if len(codes) == 1 else coco_mask.merge(codes)
-        mask = np.ascontiguousarray(coco_mask.decode(merged))
-    else:
-        mask = np.zeros((record.height, record.width), np.uint8)
+    mask = _painted(_merged(codes)) if codes else np.zeros((record.height, record.width), np.uint8)
     for x1, y1, x2, y2 in _clipped(boxes, record, edges):
         mask[y1:y2, x1:x2] = 1
     files = [part for part in masks if isinstance(part, MaskFile)]
@@ -147,12 +144,18 @@ def _codes(masks: Sequence[Polygons | Rle | MaskFile], height: int, width: int) 
     return codes
 
 
-def _merged_area(codes: list[Any]) -> int:
+def _merged(codes: list[Any]) -> Any:
     from pycocotools import mask as coco_mask
 
-    if not codes:
-        return 0
-    return int(coco_mask.area(codes[0] if len(codes) == 1 else coco_mask.merge(codes)))
+    return codes[0] if len(codes) == 1 else coco_mask.merge(codes)
+
+
+def _painted(code: Any) -> np.ndarray:
+    """Run lengths as pixels, uint8 (height, width); they run down the columns, background first."""
+    height, width = code["size"]
+    counts = decoded_counts(code["counts"].decode("ascii"))
+    runs = np.arange(len(counts), dtype=np.uint8) & 1
+    return np.ascontiguousarray(np.repeat(runs, counts).reshape(width, height).T)
 
 
 def _box_code(box: tuple[int, int, int, int], height: int, width: int) -> Any:

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 from msgspec import Raw
 
-from sptcore.data.coco.rle import RunLengthFault, compressed, decoded_counts, fill_fault
 from sptcore.data.coco.scan import strict_error
 from sptcore.data.coco.schema import (
     MAX_OUTLINE,
@@ -29,6 +28,7 @@ from sptcore.data.coco.schema import (
     coordinate_limit,
 )
 from sptcore.data.records import Box, Dropped, Instance, Polygons, Rle
+from sptcore.data.rle import RunLengthFault, compressed, decoded_counts, fill_fault
 
 BOX_CLIPPED = "box clipped to the image"
 BOX_FROM_MASK = "box missing or malformed, taken from the mask"
