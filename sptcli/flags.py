@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -71,6 +71,11 @@ def global_params() -> list[Any]:
         if getattr(param, "is_flag", False):
             param.metavar = ""
     return params
+
+
+def shared_hints() -> dict[str, Any]:
+    """The types of the shared options by parameter name."""
+    return get_type_hints(_everywhere)
 
 
 def before_dashes(arguments: Sequence[str]) -> Sequence[str]:

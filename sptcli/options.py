@@ -115,14 +115,31 @@ def parse_ratio(text: str | Fraction) -> Fraction:
     return ratio
 
 
+def complete_data(incomplete: str) -> list[str]:
+    """The data names that begin with `incomplete`, for TAB."""
+    from sptcore.data import FORMATS
+
+    return [name for name in (*FORMATS, "sample") if name.startswith(incomplete)]
+
+
+def complete_format(incomplete: str) -> list[str]:
+    """The format names that begin with `incomplete`, for TAB."""
+    from sptcore.data import FORMATS
+
+    return [name for name in ("auto", *FORMATS) if name.startswith(incomplete)]
+
+
 # What is read
-Data = Annotated[str, typer.Argument(metavar="DATA", help="coco, bdd, voc, tiny-imagenet, sample, or a path")]
-DataOption = Annotated[str, typer.Option("--data", help="coco, bdd, voc, tiny-imagenet, sample, or a path")]
+DATA_HELP = "coco, bdd, voc, tiny-imagenet, sample, or a path"
+Data = Annotated[str, typer.Argument(metavar="DATA", autocompletion=complete_data, help=DATA_HELP)]
+DataOption = Annotated[str, typer.Option("--data", autocompletion=complete_data, help=DATA_HELP)]
 Root = Annotated[Path | None, typer.Option("--root", metavar="DIR", help="the folder the data set lies in")]
 Ann = Annotated[
     Path | None, typer.Option("--ann", metavar="FILE", help="the annotation file, instead of the layout's own")
 ]
-Format = Annotated[str, typer.Option("--format", help="auto, coco, bdd, voc or tiny-imagenet")]
+Format = Annotated[
+    str, typer.Option("--format", autocompletion=complete_format, help="auto, coco, bdd, voc or tiny-imagenet")
+]
 Split = Annotated[str, typer.Option("--split", help="train or val")]
 Splits = Annotated[Names, typer.Option("--splits", parser=parse_names, metavar="NAME,..", help="the splits to read")]
 
