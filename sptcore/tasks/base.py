@@ -1,0 +1,225 @@
+"""What every task shares: the batch, the model's description, the selection loss, the counts behind select ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sptcore.models.backbone import BackboneConfig, Features, PlacedSelection
+
+SelectLabels = Mapping[int, Tensor]
+"""Stride -> bool (B, h, w): the tokens that touch an object, in the frame the network sees."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images of one forward pass, padded right and bottom to one size, a multiple of 32.
+
+    `images` (B, 3, H, W) uint8 RGB; `image_sizes` (B, 2) int64: height and width inside the padding; `original_sizes`
+    (B, 2): the same in the files. `targets`: a dict of tensors an image, as the task wants them. `select_labels` is
+    None without labels (then there is no selection loss).
+    """
+
+    images: Tensor
+    image_sizes: Tensor
+    original_sizes: Tensor
+    image_ids: list[int]
+    targets: list[dict[str, Tensor]] = field(default_factory=list)
+    select_labels: dict[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`; the sizes stay on the host."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            targets=[{name: t.to(device, non_blocking=True) for name, t in target.items()} for target in self.targets],
+            select_labels=None
+            if self.select_labels is None
+            else {stride: grid.to(device, non_blocking=True) for stride, grid in self.select_labels.items()},
+        )
+
+    def pin_memory(self) -> Batch:
+        """The images in page-locked memory, for a faster way to a CUDA device."""
+        return replace(self, images=self.images.pin_memory())
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model as its weights file describes it: enough to build it again without the data.
+
+    `categories`: (id, name) pairs under the data set's own ids, in the order of the model's outputs. `resolution`:
+    longer and shorter side in pixels that images are fitted into. `heads`: the task's own settings.
+    """
+
+    task: str
+    variant: str
+    backbone: BackboneConfig
+    heads: dict[str, Any]
+    categories: tuple[tuple[int, str], ...]
+    masks: bool
+    resolution: tuple[int, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "backbone": self.backbone.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
+        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError for a description of something else."""
+        long_side, short_side = values["resolution"]
+        return cls(
+            task=values["task"],
+            variant=values["variant"],
+            backbone=BackboneConfig.from_dict(values["backbone"]),
+            heads=dict(values["heads"]),
+            categories=tuple((int(category_id), str(name)) for category_id, name in values["categories"]),
+            masks=bool(values["masks"]),
+            resolution=(int(long_side), int(short_side)),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A training forward pass: the loss by its parts, already weighted, and what the backbone selected."""
+
+    losses: dict[str, Tensor]
+    features: Features
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the parts, a scalar."""
+        return torch.stack(list(self.losses.values())).sum()
+
+
+class Task(Protocol):
+    """One thing to learn: how its model is built, what it loses, what it predicts."""
+
+    name: str
+
+    def heads_config(self, name: str, variant: str) -> dict[str, Any]:
+        """The settings of the heads called `name` ("auto" = what fits the variant), as plain values."""
+        ...
+
+    def build_model(self, spec: ModelSpec) -> nn.Module:
+        """The network, freshly initialised from torch's global generator."""
+        ...
+
+    def outcome(self, model: nn.Module, batch: Batch, *, select_loss_weight: float) -> Outcome:
+        """The losses of a batch, `loss_select` among them when it has labels and the model has gates."""
+        ...
+
+    def predict(self, model: nn.Module, batch: Batch, spec: ModelSpec) -> tuple[list[Any], Features]:
+        """The predictions of each image in the frame of its file, and what the backbone selected."""
+        ...
+
+
+def supervised(features: Features) -> list[PlacedSelection]:
+    """The score maps Eq. 10 supervises: the map before the first selecting stage, then every gated block's."""
+    placed = [] if features.entry is None else [features.entry]
+    return [one for one in (*placed, *features.selections) if one.selection.gated]
+
+
+def select_loss(features: Features, select_labels: SelectLabels) -> Tensor:
+    """Eq. 10: binary cross-entropy of each score map against the labels of its stride, mean over valid tokens, summed.
+
+    Computed in float32. Zero when no block has a gate. Raises KeyError when a stride has no labels.
+    """
+    losses = [_map_loss(one, select_labels[one.stride]) for one in supervised(features)]
+    return torch.stack(losses).sum() if losses else torch.zeros((), device=next(iter(features.maps.values())).device)
+
+
+def _map_loss(placed: PlacedSelection, labels: Tensor) -> Tensor:
+    selection = placed.selection
+    each = F.binary_cross_entropy_with_logits(selection.logits.float(), labels.float(), reduction="none")
+    return torch.where(selection.valid, each, 0.0).sum() / selection.valid.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class BlockCounts:
+    """Tokens of one block, added up over images: every ratio of ALGORITHM.md 3(j) follows from them."""
+
+    stage: int
+    block: int
+    stride: int
+    valid: int = 0
+    selected: int = 0
+    own: int | None = None
+    positive: int = 0
+    hit: int = 0
+
+    def __add__(self, other: BlockCounts) -> BlockCounts:
+        return replace(
+            self,
+            valid=self.valid + other.valid,
+            selected=self.selected + other.selected,
+            own=None if self.own is None or other.own is None else self.own + other.own,
+            positive=self.positive + other.positive,
+            hit=self.hit + other.hit,
+        )
+
+    @property
+    def name(self) -> str:
+        """`stage3.block0`, as tables call it."""
+        return f"stage{self.stage}.block{self.block}"
+
+    @property
+    def select_ratio(self) -> float:
+        """Selected / valid tokens."""
+        return self.selected / max(1, self.valid)
+
+    @property
+    def own_ratio(self) -> float | None:
+        """What the block's own gate alone would select / valid tokens."""
+        return None if self.own is None else self.own / max(1, self.valid)
+
+    @property
+    def label_ratio(self) -> float:
+        """Tokens that touch an object / valid tokens."""
+        return self.positive / max(1, self.valid)
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the tokens with an object that were selected; None when there are none."""
+        return self.hit / self.positive if self.positive else None
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the selected tokens that have an object; None when none was selected."""
+        return self.hit / self.selected if self.selected else None
+
+
+def block_counts(features: Features, select_labels: SelectLabels | None) -> list[BlockCounts]:
+    """The counts of every selecting block of a batch, in block order; one wait for the device in all."""
+    rows = [_count_row(one, select_labels) for one in features.selections]
+    if not rows:
+        return []
+    return [
+        BlockCounts(one.stage, one.block, one.stride, valid, selected, None if own < 0 else own, positive, hit)
+        for one, (valid, selected, own, positive, hit) in zip(
+            features.selections, torch.stack(rows).tolist(), strict=True
+        )
+    ]
+
+
+def _count_row(placed: PlacedSelection, select_labels: SelectLabels | None) -> Tensor:
+    selection, mask = placed.selection, placed.selection.mask
+    none = torch.zeros((), dtype=torch.long, device=mask.device)
+    valid = selection.valid.sum()
+    own = none - 1 if selection.own_ratio is None else (selection.own_ratio.double() * valid).round().long()
+    if select_labels is None:
+        return torch.stack([valid, mask.sum(), own, none, none])
+    labels = select_labels[placed.stride] & selection.valid
+    return torch.stack([valid, mask.sum(), own, labels.sum(), (mask & labels).sum()])
+
+
+def add_counts(total: Sequence[BlockCounts], batch: Sequence[BlockCounts]) -> list[BlockCounts]:
+    """Block by block sum; an empty `total` is the start."""
+    return [one + other for one, other in zip(total, batch, strict=True)] if total else list(batch)

@@ -1,0 +1,118 @@
+"""Object detection: Mask R-CNN where the data has masks, Faster R-CNN where it has boxes only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sptcore.errors import UsageError, did_you_mean
+from sptcore.models.backbone import Features, HierarchicalBackbone
+from sptcore.tasks.base import Batch, ModelSpec, Outcome, select_loss
+from sptcore.tasks.coco_metrics import encode_mask
+from sptcore.tasks.detector import HEADS, DetectorOutput, HeadsConfig, build_detector
+
+_MASKS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What was found in one image, best first, in pixels of its file.
+
+    `boxes_xyxy` (N, 4) float32, `scores` (N,), `category_ids` (N,) under the data set's own ids, `masks`: COCO
+    compressed run lengths, or None for a model without masks.
+    """
+
+    image_id: int
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    category_ids: np.ndarray
+    masks: list[dict[str, Any]] | None = None
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """Entries of a COCO results file."""
+        entries = []
+        for number, (x1, y1, x2, y2) in enumerate(self.boxes_xyxy.tolist()):
+            entry: dict[str, Any] = {
+                "image_id": self.image_id,
+                "category_id": int(self.category_ids[number]),
+                "bbox": [round(x1, 3), round(y1, 3), round(x2 - x1, 3), round(y2 - y1, 3)],
+                "score": round(float(self.scores[number]), 6),
+            }
+            if self.masks is not None:
+                entry["segmentation"] = self.masks[number]
+            entries.append(entry)
+        return entries
+
+
+class DetectionTask:
+    """Task: boxes and masks of objects."""
+
+    name = "detect"
+
+    def heads_config(self, name: str, variant: str) -> dict[str, Any]:
+        """The heads called `name`; "auto" is small for a nano model and standard otherwise. Raises UsageError."""
+        chosen = ("small" if "nano" in variant else "standard") if name == "auto" else name
+        if chosen not in HEADS:
+            raise UsageError(f"no heads '{chosen}'", hint=did_you_mean(chosen, HEADS) or ", ".join(HEADS))
+        return HEADS[chosen].to_dict()
+
+    def build_model(self, spec: ModelSpec) -> nn.Module:
+        """The detector that `spec` describes, freshly initialised."""
+        heads = HeadsConfig.from_dict(spec.heads)
+        used = tuple(int(level) + 1 for level in heads.levels)  # maps nobody reads would have norms without gradients
+        body = HierarchicalBackbone(replace(spec.backbone, out_stages=used))
+        return build_detector(body, heads, classes=len(spec.categories), masks=spec.masks)
+
+    def outcome(self, model: nn.Module, batch: Batch, *, select_loss_weight: float) -> Outcome:
+        """Losses of the proposals, boxes, masks and, weighted, of the selection. The model must be in training mode."""
+        output: DetectorOutput = model(batch.images, batch.image_sizes, batch.targets, batch.select_labels)
+        losses = dict(output.losses)
+        if batch.select_labels is not None and output.features.selections:
+            losses["loss_select"] = select_loss_weight * select_loss(output.features, batch.select_labels)
+        return Outcome(losses, output.features)
+
+    def losses(self, model: nn.Module, batch: Batch, *, select_loss_weight: float = 0.01) -> dict[str, Tensor]:
+        """The parts of `outcome` alone."""
+        return self.outcome(model, batch, select_loss_weight=select_loss_weight).losses
+
+    @torch.inference_mode()
+    def predict(self, model: nn.Module, batch: Batch, spec: ModelSpec) -> tuple[list[Detections], Features]:
+        """Detections of each image in the frame of its file. The model must be in evaluation mode."""
+        output: DetectorOutput = model(batch.images, batch.image_sizes, None, batch.select_labels)
+        ids = np.array([category_id for category_id, _ in spec.categories], dtype=np.int64)
+        sizes = zip(batch.image_sizes.tolist(), batch.original_sizes.tolist(), strict=True)
+        found = [
+            _in_file_frame(image_id, detection, frame, original, ids)
+            for image_id, detection, (frame, original) in zip(batch.image_ids, output.detections, sizes, strict=True)
+        ]
+        return found, output.features
+
+
+def _in_file_frame(
+    image_id: int, detection: dict[str, Tensor], frame: list[int], original: list[int], category_ids: np.ndarray
+) -> Detections:
+    """Boxes and masks scaled from the network's frame (height, width) to the file's."""
+    scale = torch.tensor([original[1] / frame[1], original[0] / frame[0]] * 2, dtype=torch.float64)
+    boxes = (detection["boxes"].double().cpu() * scale).float()
+    masks = None
+    if "masks" in detection:
+        masks = list(_encode(detection["masks"].float().cpu(), boxes, (original[0], original[1])))
+    labels = detection["labels"].cpu().numpy()
+    return Detections(
+        image_id, boxes.numpy(), detection["scores"].float().cpu().numpy(), category_ids[labels - 1], masks
+    )
+
+
+def _encode(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Iterable[dict[str, Any]]:
+    """Paste soft masks (N, 1, m, m) into an image of (height, width), cut at one half, and run-length encode them."""
+    from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+    for first in range(0, len(masks), _MASKS_AT_ONCE):
+        part = slice(first, first + _MASKS_AT_ONCE)
+        pasted = paste_masks_in_image(masks[part], boxes[part], size)[:, 0] >= 0.5
+        yield from map(encode_mask, pasted.numpy())

@@ -1,0 +1,318 @@
+"""fit(): the training loop. One walk from settings to weights, which can stop and go on between any two steps."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sptcore.errors import NumericalError, ResourceError, UsageError
+from sptcore.files import TEMP_MARK, write_atomically
+from sptcore.progress import SILENT, Progress
+from sptcore.runs import MetricsLog, Run, latest_checkpoint, save_checkpoint, save_weights
+from sptcore.tasks.base import Batch
+from sptcore.training.config import TrainConfig, parse_interval, read_config
+from sptcore.training.datasets import default_workers, load_batches
+from sptcore.training.distributed import ALONE, Group
+from sptcore.training.evaluate import Evaluation, Interrupted, Running, evaluate_model
+from sptcore.training.optim import base_lr, build_optimizer, lr_factor, set_lr
+from sptcore.training.prepare import Prepared, build_model, pick_device, prepare
+from sptcore.training.sampler import Draw, EpochSampler
+from sptcore.training.state import AveragedWeights, Meters, TrainState
+from sptcore.training.step import Stepper, StepResult
+from sptcore.training.stop import StopRequest, stop_requests
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a training run came to. `stopped`: None when it is complete, else what stopped it before its end."""
+
+    run: Run
+    step: int
+    total_steps: int
+    skipped: int
+    stopped: str | None
+    evaluation: Evaluation | None
+    seconds: float
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with this run."""
+        return f"spt train --resume {shlex.quote(str(self.run.home))}"
+
+
+def fit(
+    config: TrainConfig,
+    run: Run,
+    *,
+    resume: bool = False,
+    time_limit: float | None = None,
+    group: Group = ALONE,
+    progress: Progress = SILENT,
+) -> FitReport:
+    """Train as `config` says and leave everything in the folder of `run`; `resume` goes on from its last checkpoint.
+
+    Raises NumericalError after `max_bad_steps` non-finite losses in a row, ResourceError when memory runs out, and
+    IntegrityError when no checkpoint is whole; the last good checkpoint stays in each case.
+    """
+    if resume:
+        check_resumable(config, run)
+    elif group.is_leader:
+        write_atomically(run.home / "config.toml", config.to_toml())
+    trainer = Trainer(config, run, prepare(config, progress), group, progress)
+    if resume:
+        trainer.resume()
+    try:
+        with stop_requests(time_limit) as stop:
+            return trainer.train(stop)
+    except torch.OutOfMemoryError as error:
+        where = f"batch {config.batch} at {config.res[0]}x{config.res[1]}"
+        hint = "use a smaller --batch (with --accum to keep the images a step) or a smaller --res"
+        raise ResourceError(f"the device has too little memory for {where}", hint=hint) from error
+
+
+def check_resumable(config: TrainConfig, run: Run) -> None:
+    """Raise UsageError when `config` differs from what `run` was started with in a setting that decides the result."""
+    changed = read_config(run.home / "config.toml").changed_settings(config)
+    if changed:
+        listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
+        hint = "leave them out, or start a new run for those"
+        raise UsageError(f"a resumed run keeps its settings: {listed}", where=str(run.home), hint=hint)
+
+
+class Trainer:
+    """One process's part of a training run."""
+
+    def __init__(self, config: TrainConfig, run: Run, prepared: Prepared, group: Group, progress: Progress) -> None:
+        self.config, self.run, self.prepared, self.group, self.progress = config, run, prepared, group, progress
+        self.device = pick_device(config.device)
+        _set_determinism(config)
+        model = build_model(prepared.task, prepared.spec, config, progress).to(self.device)
+        average = AveragedWeights(model, config.ema) if config.ema else None
+        self.state = TrainState(model, build_optimizer(model, config), average)
+        self.take_step = Stepper(config, prepared.task, group.wrap(model, self.device), self.device, group)
+        images = config.batch * config.accum
+        self.sampler = EpochSampler(len(prepared.train), images, config.seed, rank=group.rank, world=group.world)
+        self.images_per_step = images * group.world
+        full = config.epochs * self.sampler.steps_per_epoch
+        self.total_steps = min(full, config.max_steps or full)
+        self.workers = default_workers(config.res, os.cpu_count() or 1) if config.workers is None else config.workers
+        self.log = MetricsLog(run.home)
+        self.saved_at = -1
+        self.bad_batches: list[dict[str, Any]] = []
+        self.evaluation: Evaluation | None = None
+        self.clock = time.monotonic()
+
+    # -- the walk --------------------------------------------------------------------------------------------------
+
+    def train(self, stop: StopRequest) -> FitReport:
+        """Steps, validations and checkpoints until the end or until `stop`."""
+        started = time.monotonic()
+        self.progress.start(f"training {self.config.model}", self.total_steps)
+        self.progress.advance(self.state.step)
+        batches = self._batches()
+        while True:
+            cause = self.group.first(stop.cause)
+            if cause is None and self._evaluation_due():
+                cause = self._evaluate(stop)
+            if cause is not None or self._checkpoint_due():
+                self._save()
+            if cause is not None or self.state.step >= self.total_steps:
+                break
+            self._step(next(batches))
+        self.progress.finish()
+        self._conclude(cause)
+        seconds = time.monotonic() - started
+        step, skipped = self.state.step, self.state.skipped
+        return FitReport(self.run, step, self.total_steps, skipped, cause, self.evaluation, seconds)
+
+    def _batches(self) -> Iterator[tuple[Batch, ...]]:
+        """The forward passes of each step, from the current one on."""
+        per_epoch, accum = self.sampler.steps_per_epoch, self.config.accum
+        first = self.state.step
+        for epoch in range(first // per_epoch, self.config.epochs):
+            skip = max(0, first - epoch * per_epoch)
+            parts = (part for draws in self.sampler.batches(epoch, skip=skip) for part in self._split(draws))
+            pin = self.device.type == "cuda"
+            loaded = load_batches(self.prepared.train, parts, workers=self.workers, pin=pin)
+            yield from zip(*[loaded] * accum, strict=True)
+
+    def _split(self, draws: list[Draw]) -> list[list[Draw]]:
+        return [draws[first : first + self.config.batch] for first in range(0, len(draws), self.config.batch)]
+
+    def _step(self, batches: tuple[Batch, ...]) -> None:
+        config, state = self.config, self.state
+        factor = lr_factor(state.step, config=config, steps_per_epoch=self.sampler.steps_per_epoch)
+        lr = base_lr(config, self.images_per_step) * factor
+        set_lr(state.optimizer, lr)
+        result = self.take_step(state, batches)
+        if result.is_finite:
+            state.bad_in_row = 0
+            self.bad_batches.clear()
+            state.meters.add({"lr": lr, **result.values}, result.counts, self.images_per_step)
+        else:
+            self._skip(batches, result)
+        state.step += 1
+        self._report(result)
+
+    def _skip(self, batches: tuple[Batch, ...], result: StepResult) -> None:
+        """Count a step that was not taken; raise NumericalError when there were too many in a row."""
+        state = self.state
+        state.skipped += 1
+        state.bad_in_row += 1
+        ids = [image_id for batch in batches for image_id in batch.image_ids]
+        self.bad_batches.append({"step": state.step, "image_ids": ids, "values": _as_text(result.values)})
+        self._warn(f"step {state.step}: the loss is not finite, the step is skipped (images {ids})")
+        if state.bad_in_row >= self.config.max_bad_steps:
+            where = self.run.write_json("bad-batches.json", self.bad_batches) if self.group.is_leader else None
+            raise NumericalError(
+                f"the loss was not finite {state.bad_in_row} times in a row",
+                where=str(where),
+                hint="lower --lr, set --clip, or look at these images; the last good checkpoint is kept",
+            )
+
+    # -- what is told ----------------------------------------------------------------------------------------------
+
+    def _report(self, result: StepResult) -> None:
+        state, meters = self.state, self.state.meters
+        shown = {"loss": round(result.values["loss"], 3)}
+        if result.counts:
+            shown["select"] = round(result.counts[0].select_ratio, 2)
+        self.progress.advance(1, **shown)
+        if state.step % self.config.log_every == 0 or state.step == self.total_steps:
+            if meters.steps:
+                now = time.monotonic()
+                self._log({**meters.row(), "skipped": state.skipped}, seconds=now - self.clock, images=meters.images)
+                self.clock = now
+            state.meters = Meters()
+
+    def _log(self, values: dict[str, Any], *, seconds: float, images: int) -> None:
+        """A row of metrics; its timing columns come last and are the only ones that differ when a run is repeated."""
+        if not self.group.is_leader:
+            return
+        step = self.state.step
+        timing = {"seconds": round(seconds, 3), "img_per_s": round(images / max(seconds, 1e-9), 2)}
+        epoch = step / self.sampler.steps_per_epoch
+        self.log.append({"step": step, "epoch": epoch, **values, **timing, "memory_mb": round(_memory_mb(self.device))})
+
+    def _warn(self, message: str) -> None:
+        if self.group.is_leader:
+            self.progress.warn(message)
+            self.run.log(f"warning: {message}")
+
+    # -- validation ------------------------------------------------------------------------------------------------
+
+    def _evaluation_due(self) -> bool:
+        step, every = self.state.step, self.config.eval_every * self.sampler.steps_per_epoch
+        if step >= self.total_steps:
+            return self.evaluation is None or self.state.evaluated_at != step
+        return step > 0 and every > 0 and step % every == 0 and self.state.evaluated_at != step
+
+    def _evaluate(self, stop: StopRequest) -> str | None:
+        """Validate on the leader; the cause when that was cut short."""
+        cause = None
+        if self.group.is_leader:
+            try:
+                self._validate(stop)
+            except Interrupted:
+                cause = stop.cause
+        self.state.evaluated_at = self.state.step if cause is None else self.state.evaluated_at
+        return self.group.first(cause)
+
+    def _validate(self, stop: StopRequest) -> None:
+        started, state, prepared = time.monotonic(), self.state, self.prepared
+        model = state.evaluated_model.eval()
+        running = Running(self.device, self.config.batch, self.workers)
+        self.evaluation = evaluate_model(
+            prepared.task, model, prepared.spec, prepared.val, prepared.val_index, running=running, stop=stop
+        )
+        values = {f"val.{name}": value for name, value in self.evaluation.figures().items()}
+        if state.evaluated_at != state.step:
+            self._log(values, seconds=time.monotonic() - started, images=len(prepared.val))
+        self.progress.note(f"step {state.step}: {self._in_words(values)}")
+        if self.evaluation.main >= state.best:
+            state.best = self.evaluation.main
+            self._save_weights("best")
+        self.clock = time.monotonic()
+
+    @staticmethod
+    def _in_words(values: dict[str, float]) -> str:
+        wanted = ("bbox.AP", "bbox.AP50", "segm.AP", "select_ratio.stage3", "label_ratio.stage3", "recall.stage3")
+        return ", ".join(f"{name} {values[f'val.{name}']:.3f}" for name in wanted if f"val.{name}" in values)
+
+    # -- what is kept ----------------------------------------------------------------------------------------------
+
+    def _checkpoint_due(self) -> bool:
+        number, unit = parse_interval(self.config.save_every)
+        every = number * (self.sampler.steps_per_epoch if unit == "ep" else 1)
+        return self.state.step > 0 and (self.state.step % every == 0 or self.state.step >= self.total_steps)
+
+    def _save(self) -> None:
+        state = self.state
+        if not self.group.is_leader or self.saved_at == state.step:
+            return
+        content = state.to_checkpoint(self.config, self.prepared.spec)
+        best = state.evaluated_at == state.step and self.evaluation is not None and self.evaluation.main == state.best
+        save_checkpoint(self.run.checkpoints, content, step=state.step, keep=self.config.keep, best=best)
+        self.saved_at = state.step
+        self.log.write_csv()
+
+    def _save_weights(self, name: str) -> None:
+        """Publish the evaluated weights (the averaged ones where they are kept) as `weights/<name>.safetensors`."""
+        model = self.state.model if name == "last" else self.state.evaluated_model
+        notes = {"step": self.state.step, "data": self.config.data, "seed": self.config.seed}
+        path = self.run.home / "weights" / f"{name}.safetensors"
+        save_weights(path, model.state_dict(), self.prepared.spec.to_dict(), notes=notes)
+
+    def _conclude(self, cause: str | None) -> None:
+        """The files that stay when the loop is left."""
+        if not self.group.is_leader:
+            return
+        self._save_weights("last")
+        if self.state.average is not None:
+            self._save_weights("ema")
+        self.log.write_csv()
+        if self.evaluation is not None and cause is None:
+            self.run.write_json("predictions.json", self.evaluation.results)
+        self.run.log(f"stopped by {cause} at step {self.state.step}" if cause else f"done at step {self.state.step}")
+
+    def resume(self) -> None:
+        """Go on from the newest whole checkpoint of the run; from the start when there is none yet."""
+        for folder in (self.run.home, self.run.checkpoints, self.run.home / "weights"):
+            for left in folder.glob(f"{TEMP_MARK}*") if self.group.is_leader else ():
+                left.unlink(missing_ok=True)
+        found = latest_checkpoint(self.run.checkpoints, self._warn)
+        if found is not None:
+            path, content = found
+            self.state.restore(content, self.prepared.spec, where=str(path))
+            self.saved_at = self.state.step
+            if content["torch"] != torch.__version__:
+                self._warn(f"the checkpoint is from torch {content['torch']}, this is {torch.__version__}")
+        if self.group.is_leader:
+            self.log.rewind(self.state.step)
+            self.run.log(f"resumed at step {self.state.step}")
+        self.progress.note(f"resumed at step {self.state.step} of {self.total_steps}")
+
+
+def _as_text(values: dict[str, float]) -> dict[str, str]:
+    return {name: f"{value:.6g}" for name, value in values.items()}
+
+
+def _memory_mb(device: torch.device) -> float:
+    """Peak memory so far: of the device on CUDA, of the process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _set_determinism(config: TrainConfig) -> None:
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,0 +1,146 @@
+"""The state of a run between two steps: all of it goes into a checkpoint, and from a checkpoint it goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from sptcore.errors import IntegrityError
+from sptcore.tasks.base import BlockCounts, ModelSpec, add_counts
+from sptcore.training.config import TrainConfig
+
+_SCHEMA = "spt.checkpoint/1"
+
+
+class AveragedWeights(AveragedModel):
+    """Exponential moving average whose decay grows from 0.1 with the updates, so that the first weights fade soon."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        def average(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+            now = min(decay, (1 + int(updates)) / (10 + int(updates)))
+            return averaged.lerp(current, 1 - now)
+
+        super().__init__(model, avg_fn=average)
+
+
+@dataclass
+class Meters:
+    """Sums since the last line of metrics."""
+
+    steps: int = 0
+    images: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: list[BlockCounts] = field(default_factory=list)
+
+    def add(self, values: Mapping[str, float], counts: list[BlockCounts], images: int) -> None:
+        """One step: `values` are averaged over steps, `counts` over tokens."""
+        self.steps += 1
+        self.images += images
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.counts = add_counts(self.counts, counts) if counts else self.counts
+
+    def row(self) -> dict[str, float]:
+        """Means, and select, own-gate and label ratio and recall of each stage."""
+        row = {name: total / self.steps for name, total in self.sums.items()}
+        for stage, counts in by_stage(self.counts).items():
+            row |= {f"select_ratio.{stage}": counts.select_ratio, f"label_ratio.{stage}": counts.label_ratio}
+            if counts.own_ratio is not None:
+                row[f"own_ratio.{stage}"] = counts.own_ratio
+            if counts.recall is not None:
+                row[f"recall.{stage}"] = counts.recall
+        return row
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Meters:
+        """The inverse of `dataclasses.asdict`."""
+        counts = [BlockCounts(**entry) for entry in values["counts"]]
+        return cls(values["steps"], values["images"], dict(values["sums"]), counts)
+
+
+def by_stage(counts: list[BlockCounts]) -> dict[str, BlockCounts]:
+    """The counts of each stage's blocks added up, under "stage3" ..."""
+    stages: dict[str, BlockCounts] = {}
+    for one in counts:
+        name = f"stage{one.stage}"
+        stages[name] = stages[name] + one if name in stages else one
+    return stages
+
+
+@dataclass
+class TrainState:
+    """Model, averaged weights, optimizer, and the counters of a run. `step` optimizer steps are done."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: AveragedWeights | None = None
+    step: int = 0
+    skipped: int = 0
+    bad_in_row: int = 0
+    evaluated_at: int = -1
+    best: float = -1.0
+    meters: Meters = field(default_factory=Meters)
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The averaged model where one is kept, else the model."""
+        return self.model if self.average is None else self.average.module
+
+    def to_checkpoint(self, config: TrainConfig, spec: ModelSpec) -> dict[str, Any]:
+        """Everything as tensors, numbers, text, lists and dicts. No generator state: draws have no memory (sampler)."""
+        return {
+            "schema": _SCHEMA,
+            "torch": torch.__version__,
+            "config": config.model_dump_json(),
+            "spec": json.dumps(spec.to_dict()),
+            "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "skipped": self.skipped,
+            "bad_in_row": self.bad_in_row,
+            "evaluated_at": self.evaluated_at,
+            "best": self.best,
+            "meters": asdict(self.meters),
+        }
+
+    def restore(self, saved: Mapping[str, Any], spec: ModelSpec, *, where: str) -> None:
+        """Take over a checkpoint's content. Raises IntegrityError when it belongs to another model."""
+        if saved.get("schema") != _SCHEMA:
+            raise IntegrityError(f"a checkpoint of schema {saved.get('schema')!r}, not {_SCHEMA!r}", where=where)
+        theirs = json.loads(saved["spec"])
+        if theirs != json.loads(json.dumps(spec.to_dict())):
+            ours = json.loads(json.dumps(spec.to_dict()))
+            raise IntegrityError(
+                f"the checkpoint is of another model: {describe_difference(theirs, ours)}", where=where
+            )
+        try:
+            self.model.load_state_dict(saved["model"])
+            if self.average is not None:
+                self.average.load_state_dict(saved["average"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+            raise IntegrityError(f"the checkpoint does not fit: {str(error).splitlines()[0]}", where=where) from error
+        for name in ("step", "skipped", "bad_in_row", "evaluated_at", "best"):
+            setattr(self, name, saved[name])
+        self.meters = Meters.from_dict(saved["meters"])
+
+
+def describe_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> str:
+    """`"backbone.depths [2, 2, 6, 2], here [2, 2, 2, 2]; ..."`: the first differences of two nested descriptions."""
+    differences = []
+    for name in sorted({*theirs, *ours}):
+        one, other = theirs.get(name), ours.get(name)
+        if one == other:
+            continue
+        if isinstance(one, dict) and isinstance(other, dict):
+            differences.append(describe_difference(one, other, f"{prefix}{name}."))
+        else:
+            differences.append(f"{prefix}{name} {str(one)[:80]}, here {str(other)[:80]}")
+    return "; ".join(differences[:4])
