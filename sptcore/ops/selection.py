@@ -57,7 +57,7 @@ class Selection:
 
     @property
     def own_mask(self) -> Tensor | None:
-        """(B, H, W) bool: what the block's own gate alone would select without noise; None without gate or threshold."""
+        """(B, H, W) bool: what the own gate alone would select without noise; None without a gate or a threshold."""
         if self.own_logits is None or self.threshold is None:
             return None
         return (self.own_logits > probability_to_logit(self.threshold)) & self.valid

@@ -50,4 +50,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scores: Tensor) -> Tensor:
     else:
         scores = scores.to(query.dtype).contiguous()
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    if query.shape[0] == 0:  # scaled_dot_product_attention would cut the (zero) gradient of the biases
+        return (value + 0 * scores.sum()).transpose(1, 2)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=scores).transpose(1, 2)
