@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from sptcore.data.bdd.schema import Poly2D, RunLengths
-from sptcore.data.coco.rle import RunLengthFault, compressed, decoded_counts, fill_fault
 from sptcore.data.coco.schema import MAX_OUTLINE, MAX_POLYGON_NUMBERS
 from sptcore.data.records import Rle
+from sptcore.data.rle import RunLengthFault, compressed, decoded_counts, fill_fault
 
 Point = tuple[float, float]
 
