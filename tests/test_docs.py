@@ -28,9 +28,9 @@ def spt_lines(text: str) -> Iterator[str]:
         if language == "text":
             continue
         for line in block.replace("\\\n", " ").splitlines():
-            words = line.strip().removeprefix("$ ")
-            if words.startswith("spt "):
-                yield words
+            for words in re.split(r"\s(?:&&|;)\s", line.strip().removeprefix("$ ")):
+                if words.startswith("spt "):
+                    yield words
 
 
 def parse(line: str) -> None:

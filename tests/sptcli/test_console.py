@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sptcli.console import cell_text, dump_json, pairs, print_views, printable, table
+from sptcore.data.records import Category
 
 
 @dataclass
@@ -69,6 +70,7 @@ def test_json_has_plain_types_only() -> None:
         "set": {"b", "a"},
         "tuple": (1, None, True),
         5: "ä\udce4",
+        "struct": Category(3, "car"),
     }
     text = dump_json(document)
     assert text.isascii()
@@ -82,4 +84,5 @@ def test_json_has_plain_types_only() -> None:
         "set": ["a", "b"],
         "tuple": [1, None, True],
         "5": "ä\udce4",
+        "struct": {"category_id": 3, "name": "car"},
     }
