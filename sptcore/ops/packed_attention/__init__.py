@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sptcore.ops.backend import choose_impl
+from sptcore.ops.packed_attention.operator import attend_rows
 from sptcore.ops.packed_attention.reference import attend, bias_by_slot, bias_by_space, pair_mask
 from sptcore.ops.packing import Packing, pack, unpack
 
 SCOPES = ("image", "image_region", "image_window")
 BIASES = ("spatial", "slot", "none")
+MAX_HEAD_DIM = 64  # of the kernel: longer heads spill registers
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,22 +43,61 @@ def packed_attention(
 
     `scope`: `image` (same container and image: the paper), `image_region` (and the same region of Swin's shift mask),
     `image_window` (and the same window: Swin without background). P = 0 gives an empty result and zero gradients.
-    Raises ValueError for an unknown scope or a bias that does not fit, EnvironmentFault for a kernel that cannot run.
+    Raises ValueError for an unknown scope, a bias that does not fit, or a kernel that cannot run.
     """
     if scope not in SCOPES:
         raise ValueError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
-    choose_impl("packed_attention", impl, "no kernel is built for this device")
+    if bias is not None:
+        _check_bias(bias, packing)
+    chosen = choose_impl("packed_attention", impl, query.device, limit=kernel_limit(query))
+    attend_in = _attend_by_kernel if chosen == "kernel" else _attend_by_reference
+    return attend_in(query, key, value, packing, bias, scope)
+
+
+def kernel_limit(query: Tensor) -> str | None:
+    """What of a query (P, h, d) the kernel cannot take, in words, or None."""
+    if query.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"it takes float32, float16 and bfloat16, not {query.dtype}"
+    if query.shape[-1] > MAX_HEAD_DIM:
+        return f"it takes heads of up to {MAX_HEAD_DIM} channels, not {query.shape[-1]}"
+    return None
+
+
+def _attend_by_reference(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, bias: PositionBias | None, scope: str
+) -> Tensor:
     mask = pair_mask(pack(segment_ids(packing, scope) + 1, packing))
     if bias is None:
         scores = mask
     elif bias.by == "slot":
-        scores = bias_by_slot(bias.table, mask, _window_of_slots(bias, packing))
-    elif bias.by == "spatial":
+        scores = bias_by_slot(bias.table, mask, bias.window_size)
+    else:
         rows, columns = pack(packing.rows, packing), pack(packing.columns, packing)
         scores = bias_by_space(bias.table, mask, rows, columns, bias.window_size)
-    else:
-        raise ValueError(f"a bias goes by 'spatial' or 'slot', got {bias.by!r}")
     return unpack(attend(pack(query, packing), pack(key, packing), pack(value, packing), scores), packing)
+
+
+def _attend_by_kernel(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, bias: PositionBias | None, scope: str
+) -> Tensor:
+    if torch.is_autocast_enabled(query.device.type):  # as scaled_dot_product_attention does
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    attended, _ = attend_rows(
+        query,
+        key,
+        value,
+        packing.cu_seqlens,
+        packing.token_index,
+        None if scope == "image" else segment_ids(packing, scope),
+        None if bias is None else bias.table,
+        packing.grid[1],
+        packing.grid[2],
+        packing.container_len,
+        1 if bias is None else bias.window_size,
+        bias is not None and bias.by == "slot",
+    )
+    return attended
 
 
 def segment_ids(packing: Packing, scope: str) -> Tensor:
@@ -68,10 +110,11 @@ def segment_ids(packing: Packing, scope: str) -> Tensor:
     return ids * (packing.grid[1] * packing.grid[2]) + packing.windows
 
 
-def _window_of_slots(bias: PositionBias, packing: Packing) -> int:
-    if packing.container_len != bias.window_size**2:
+def _check_bias(bias: PositionBias, packing: Packing) -> None:
+    if bias.by not in BIASES or bias.by == "none":
+        raise ValueError(f"a bias goes by 'spatial' or 'slot', got {bias.by!r}")
+    if bias.by == "slot" and packing.container_len != bias.window_size**2:
         raise ValueError(
             f"a bias by slot needs containers of window_size ** 2 = {bias.window_size**2} slots, "
             f"not {packing.container_len}: use a spatial bias or none"
         )
-    return bias.window_size

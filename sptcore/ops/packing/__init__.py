@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from sptcore.ops.packing.reference import gather_rows, plan_slots
+from sptcore.ops.backend import choose_impl
+from sptcore.ops.packing.reference import compact, gather_rows, plan_slots
 from sptcore.ops.windows import window_order
 
 MODES = ("stream", "aligned")
@@ -51,6 +51,12 @@ class Packing:
         return 1.0 - self.num_tokens / slots if slots else 0.0
 
     @property
+    def cu_seqlens(self) -> Tensor:
+        """(B' + 1,) int32: the first token of each container, and P; tokens of a container are consecutive."""
+        first_slots = torch.arange(self.num_containers + 1, device=self.slot.device) * self.container_len
+        return torch.searchsorted(self.slot, first_slots).int()
+
+    @property
     def rows(self) -> Tensor:
         """(P,) int64: the grid row of each token."""
         return self.token_index % (self.grid[1] * self.grid[2]) // self.grid[2]
@@ -76,13 +82,19 @@ class Packing:
 
 
 def plan_packing(
-    mask: Tensor, window_size: int, shift_size: int, mode: str = "stream", container_len: int | None = None
+    mask: Tensor,
+    window_size: int,
+    shift_size: int,
+    mode: str = "stream",
+    container_len: int | None = None,
+    impl: str = "auto",
 ) -> Packing:
     """Plan the packing of the tokens selected by `mask` (B, H, W) bool.
 
     `stream` cuts the stream of all images every L tokens, so that only the last container has pads and an image may
     straddle containers (paper). `aligned` starts every image at a fresh container: an image's result is independent of
-    its neighbours. L is `container_len`, by default window_size ** 2. Waits for the device once or twice (P, B').
+    its neighbours. L is `container_len`, by default window_size ** 2. Waits for the device once (the kernel) or twice.
+    Raises ValueError for another mode, a length below 1, or a kernel that cannot run.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
@@ -91,10 +103,12 @@ def plan_packing(
         raise ValueError(f"container_len must be at least 1, got {length}")
     batch, height, width = mask.shape
     order = window_order(height, width, window_size=window_size, shift_size=shift_size, device=mask.device)
-    ordered = F.pad(mask.flatten(1), (0, 1)).index_select(1, order.cells)  # (B, padded grid): pad cells are false
-    image_id, position = ordered.nonzero(as_tuple=True)
+    chosen = choose_impl("plan_packing", impl, mask.device)
+    token_index, image_id, position, counts = (_compact_by_kernel if chosen == "kernel" else compact)(
+        mask.flatten(1), order.cells
+    )
     contiguous = mode == "stream" or batch == 1
-    slot, num_containers = plan_slots(image_id, ordered, length, contiguous=contiguous)
+    slot, num_containers = plan_slots(image_id, counts, length, contiguous=contiguous)
     return Packing(
         grid=(batch, height, width),
         window_size=window_size,
@@ -102,11 +116,21 @@ def plan_packing(
         container_len=length,
         num_containers=num_containers,
         contiguous=contiguous,
-        token_index=image_id * (height * width) + order.cells[position],
+        token_index=token_index,
         image_id=image_id,
         position=position,
         slot=slot,
     )
+
+
+def _compact_by_kernel(mask: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `compact`, but with the counts on the host: the one wait for the device."""
+    from sptcore.ops.packing import kernel
+
+    *rows, counts = kernel.compact(mask, cells)
+    counts = counts.cpu()
+    token_index, image_id, position = (row[: int(counts.sum())] for row in rows)
+    return token_index, image_id, position, counts
 
 
 def gather(grid: Tensor, packing: Packing) -> Tensor:
