@@ -36,6 +36,14 @@ FORMATS: dict[str, Format] = {
         home="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
         layout="VOCdevkit/VOC2012/{Annotations,ImageSets,JPEGImages,SegmentationClass,SegmentationObject}/",
     ),
+    "tiny-imagenet": Format(
+        name="tiny-imagenet",
+        title="Tiny ImageNet",
+        module="sptcore.data.tiny_imagenet",
+        folders=("tiny-imagenet-200", "tiny-imagenet"),
+        home="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        layout="wnids.txt, words.txt, train/WNID/{WNID_boxes.txt,images/}, val/{val_annotations.txt,images/}",
+    ),
 }
 
 

@@ -49,7 +49,8 @@ class Source:
 
     `name` as a person says it; `format` a key of FORMATS; `root` the folder of the layout. `annotation` is the one
     file given by `--ann`. `origin` is the root of the set that a make-sparse folder was cut from, and `image_roots`
-    (split -> folder) tells where images lie that are not in the layout's own place.
+    (split -> folder) tells where images lie that are not in the layout's own place. `padding` (columns, rows) is that
+    of the set's manifest.
     """
 
     name: str
@@ -59,10 +60,11 @@ class Source:
     origin: Path | None = None
     image_roots: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
     options: ReadOptions = ReadOptions()
+    padding: tuple[int, int] = (1, 1)
 
     def __reduce__(self):  # a mapping proxy does not pickle
-        parts = (self.name, self.format, self.root, self.annotation, self.origin, dict(self.image_roots), self.options)
-        return (Source, parts)
+        parts = (self.name, self.format, self.root, self.annotation, self.origin, dict(self.image_roots))
+        return (Source, (*parts, self.options, self.padding))
 
 
 @dataclass(frozen=True)

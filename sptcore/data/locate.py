@@ -16,6 +16,7 @@ from typing import Any
 
 from sptcore.data import formats
 from sptcore.data.format import Format, ReadOptions, Source
+from sptcore.data.padding import NO_PADDING, pad_index, parse_padding
 from sptcore.data.records import DatasetIndex
 from sptcore.errors import DataError, UsageError, did_you_mean
 
@@ -75,7 +76,8 @@ def open_index(
     """
     options = ReadOptions(strict=strict, follow_symlinks=follow_symlinks, size=size)
     source = locate(data, root=root, ann=ann, format=format, options=options)
-    return formats()[source.format].read(source, split)
+    index = formats()[source.format].read(source, split)
+    return index if source.padding == NO_PADDING else pad_index(index, source.padding)
 
 
 def splits_of(source: Source) -> list[str]:
@@ -167,8 +169,10 @@ def _sparse_set(folder: Path, manifest: dict[str, Any], place: Place) -> Source:
         image_root = part.get("image_root")
         if isinstance(image_root, str):
             roots[split] = (folder / image_root).absolute() if not os.path.isabs(image_root) else Path(image_root)
-    base = origin.get("root")
-    return Source(folder.resolve().name, kind, folder, None, _path(base) if isinstance(base, str) else None, roots)
+    base, pad = origin.get("root"), manifest.get("pad")
+    padding = parse_padding(pad) if isinstance(pad, str) else NO_PADDING
+    above = _path(base) if isinstance(base, str) else None
+    return Source(folder.resolve().name, kind, folder, None, above, roots, padding=padding)
 
 
 def _by_annotation(name: str, annotation: Path, place: Place) -> Source:
