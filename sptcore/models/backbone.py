@@ -95,7 +95,7 @@ class Stage(nn.Module):
 
 
 class HierarchicalBackbone(nn.Module):
-    """Four stages of blocks over a pyramid of token grids, any input size (paper, Fig. 2)."""
+    """Four stages of blocks over a pyramid of token grids, any input size."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()

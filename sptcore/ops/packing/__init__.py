@@ -1,4 +1,4 @@
-"""Packing: the selected tokens of a batch, laid end to end into containers of a fixed length (paper, Fig. 3b)."""
+"""Packing: the selected tokens of a batch, laid end to end into containers of a fixed length."""
 
 from __future__ import annotations
 
