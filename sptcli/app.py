@@ -26,6 +26,8 @@ What the frame does for every command, so that none does it again:
   `preset(values) -> tuple[name, {parameter: value}] | None`: its values replace defaults, never what a person set.
   `session.explicit("lr")` and `session.origin("lr")` tell what was set and where;
 - `session.as_toml()` is the text of a --config file that re-runs the job;
+- a module may have `extra_settings() -> {key: settings.Extra(default, help)}`: settings for --set and --config without
+  a flag; those that were set are in `session.extra`. A file spells a flag by any of its long names or its Python name;
 - an SptError becomes one screen and its exit code; `--json` prints one document {"schema", "ok", ...}, on failure too:
   show the result first, then raise IntegrityError for a failed `--fail-under`, and both are in it;
 - Ctrl-C is 130, SIGTERM 143 (raised as SystemExit(143) in the main thread), MemoryError 7, a closed pipe 141, a bug 1.

@@ -11,7 +11,7 @@ import typer
 
 from sptcli import options, settings
 from sptcli.console import pairs, table
-from sptcli.dispatch import SptCommand, environment_name, load
+from sptcli.dispatch import SptCommand, load
 from sptcli.flags import Flags
 from sptcli.session import Session
 from sptcore.errors import UsageError, did_you_mean
@@ -92,7 +92,10 @@ def effective(name: str, flags: Flags) -> list[tuple[str, Any, str]]:
         param.required = False
         param.handle_parse_result(context, {}, [])
     session.settle(command, context)
-    return [(key, session.values.get(param), session.origin(param)) for param, key in session.keys.items()]
+    extras = {key.replace("-", "_"): extra.default for key, extra in command.extra_settings().items()}
+    values = extras | session.values | session.extra
+    keys = {name: settings.dashed(name) for name in extras} | session.keys
+    return [(key, values[name], session.origin(name)) for name, key in keys.items()]
 
 
 def _init(session: Session, words: Sequence[str], out: Path | None, force: bool) -> None:
@@ -117,17 +120,21 @@ def _init(session: Session, words: Sequence[str], out: Path | None, force: bool)
 def template(name: str) -> str:
     """`[name]` with every setting commented out at its default, its help and its environment variable above it."""
     command = _loaded(name)
-    lines = [f"# {' '.join((command.help or '').split(chr(10) + chr(10))[0].split())}", f"[{name}]"]
-    keys = {param.name: key for key, param in command.keyed_params().items()}
-    for param in command.own_params():
-        default = param.default
-        value = "" if default is None or callable(default) else " " + settings.toml_value(default)
-        text = (getattr(param, "help", None) or "").replace("\\[", "[")
-        lines += [
-            f"# {text}  ({environment_name(name, param)})".replace("#   (", "# ("),
-            f"# {keys[param.name]} ={value}",
-        ]
+    known = {
+        key: settings.Extra(param.default, (getattr(param, "help", None) or "").replace("\\[", "["))
+        for key, param in command.keyed_params().items()
+    } | command.extra_settings()
+    lines = [f"# {summary(command)}", f"[{name}]"]
+    for key, setting in known.items():
+        without = setting.default is None or callable(setting.default)
+        lines.append("# " + f"{setting.help}  ({settings.variable(name, key)})".strip())
+        lines.append(f"# {key} =" + ("" if without else f" {settings.toml_value(setting.default)}"))
     return "\n".join(lines) + "\n"
+
+
+def summary(command: SptCommand) -> str:
+    """The first paragraph of a command's help, on one line."""
+    return " ".join((command.help or "").partition("\n\n")[0].replace("\\[", "[").split())
 
 
 def _check(session: Session, words: Sequence[str]) -> None:

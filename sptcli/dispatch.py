@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from sptcli.flags import PANEL, Flags, global_params, print_version
 from sptcli.session import Session
+from sptcli.settings import Extra, dashed, variable
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,17 @@ class SptCommand(TyperCommand):
     def keyed_params(self) -> dict[str, Any]:
         """The command's own parameters by the name a person types in a settings file."""
         return {flag_name(param): param for param in self.own_params()}
+
+    def spellings(self) -> dict[str, Any]:
+        """The command's own parameters by every key a settings file may use: long flags, and Python names."""
+        params = self.own_params()
+        by_flag = {name: param for param in params for name in long_names(param)}
+        return {dashed(param.name): param for param in params} | by_flag
+
+    def extra_settings(self) -> dict[str, Extra]:
+        """The settings without a flag that the module declares, by key."""
+        declared = getattr(self.module, "extra_settings", None)
+        return {dashed(key): extra for key, extra in declared().items()} if declared else {}
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Shared options first, then settings from files and presets as defaults of the command's own options."""
@@ -125,22 +137,21 @@ def load(name: str, entry: Entry) -> SptCommand:
 
 
 def flag_name(param: Any) -> str:
-    """The name a person types: the longest flag without its dashes, or an argument's name with dashes."""
-    if getattr(param, "param_type_name", "") == "argument":
-        return param.name.replace("_", "-")
-    return max(param.opts, key=len).lstrip("-")
+    """The name a person types: the first long flag without its dashes, or an argument's name with dashes."""
+    return long_names(param)[0]
 
 
-def environment_name(command: str, param: Any) -> str:
-    """SPT_<CMD>_<FLAG>, the variable that sets `param` of `command`."""
-    return f"SPT_{command}_{flag_name(param)}".replace("-", "_").upper()
+def long_names(param: Any) -> list[str]:
+    """The long flags of an option without their dashes, or an argument's name with dashes."""
+    flags = [option.lstrip("-") for option in param.opts if option.startswith("--")]
+    return flags if flags and param.param_type_name == "option" else [dashed(param.name)]
 
 
 def _name_environment(command: str, param: Any) -> None:
     given = param.envvar or []
-    names = [environment_name(command, param), *([given] if isinstance(given, str) else given)]
-    param.envvar = names
-    param.show_envvar = len(names) > 1
+    given = [given] if isinstance(given, str) else [*given]
+    param.envvar = [*(variable(command, name) for name in long_names(param)), *given]
+    param.show_envvar = bool(given)
 
 
 def _stop_for_version(flags: Flags, raw: dict[str, Any]) -> None:

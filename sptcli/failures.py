@@ -51,7 +51,8 @@ def _attempt(work: Callable[[], Any], session: Session) -> tuple[int, Failure | 
     """The exit code of `work` and its failure; BrokenPipeError passes through."""
     try:
         with sigterm_as_exit():
-            code = work() or 0
+            left = work()
+            code = left if isinstance(left, int) else 0
     except BrokenPipeError:
         raise
     except BaseException as error:  # every way out of a command ends here, as an exit code

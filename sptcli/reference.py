@@ -65,8 +65,18 @@ def section_of(name: str) -> str:
     hints = typing.get_type_hints(command.module.command)
     usage = " ".join(["spt", name, *(_usage(param, hints) for param in command.own_params()), "[OPTIONS]"])
     lines = [f"### spt {name}", "", "```text", " ".join(usage.split()), "```", "", literal(help_of(command)), ""]
-    lines += [*table_of(command.own_params(), hints), ""]
+    lines += [*table_of(command.own_params(), hints), "", *extras_of(command)]
     return "\n".join([*lines, "```", *command.module.EXAMPLES, "```"])
+
+
+def extras_of(command: SptCommand) -> Iterator[str]:
+    """A table of the settings that have no flag."""
+    if extras := command.extra_settings():
+        yield from ("For `--set` and `--config` only:", "", "| key | default | |", "|---|---|---|")
+        for key, extra in extras.items():
+            default = "" if extra.default is None else f"`{settings.toml_value(extra.default)}`"
+            yield f"| `{key}` | {default} | {literal(extra.help)} |"
+        yield ""
 
 
 def help_of(command: SptCommand) -> str:
@@ -105,7 +115,7 @@ def table_of(params: list[Any], hints: dict[str, Any]) -> Iterator[str]:
 def _spelling(param: Any, hints: dict[str, Any]) -> str:
     if param.param_type_name == "argument":
         return param.metavar or param.name.upper()
-    names = sorted(param.opts, key=len, reverse=True)
+    names = sorted(param.opts, key=lambda name: not name.startswith("--"))
     if getattr(param, "is_flag", False):
         return ", ".join(names) + "".join(f" / {name}" for name in param.secondary_opts)
     return f"{', '.join(names)} {param.metavar or _type_word(hints.get(param.name, str))}"

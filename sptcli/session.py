@@ -20,13 +20,17 @@ SOURCES = {"COMMANDLINE": "flag", "PROMPT": "flag", "DEFAULT": "default"}
 
 @dataclass
 class Session:
-    """One run of one command; a command gets it by `Session.of(ctx)`."""
+    """One run of one command; a command gets it by `Session.of(ctx)`.
+
+    `values`: the parameters as parsed. `extra`: the settings without a flag that somebody set, by Python name.
+    """
 
     arguments: tuple[str, ...] = ()
     command: str = ""
     flags: Flags = field(default_factory=Flags)
     document: dict[str, object] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     opened: bool = False
     _origins: dict[str, str] = field(default_factory=dict)
@@ -50,8 +54,9 @@ class Session:
         return self._origins.get(name, "default")
 
     def as_toml(self) -> str:
-        """The settings of this run as a `--config` file that repeats it."""
-        return settings.toml_text(self.command, {key: self.values.get(name) for name, key in self.keys.items()})
+        """The settings of this run as the text of a `--config` file that repeats it."""
+        values = self.values | self.extra
+        return settings.toml_text(self.command, {key: values.get(name) for name, key in self.keys.items()})
 
     def where_set(self, name: str | None) -> str | None:
         """The file or variable that set parameter `name`, for an error message; None for a flag or a default."""
@@ -60,25 +65,40 @@ class Session:
 
     def load_settings(self, command: Any) -> dict[str, Any]:
         """Defaults for `command` (a dispatch.SptCommand) from --config and --set, keyed by parameter name."""
-        from sptcli.app import COMMANDS
-
-        params = command.keyed_params()
-        self.keys = {param.name: key for key, param in params.items()}
+        self.keys = {param.name: key for key, param in command.keyed_params().items()}
         if getattr(command.module, "HANDS_SETTINGS_ON", False):
             return {}
-        found: dict[str, Setting] = {}
-        if self.flags.config is not None:
-            found |= settings.read_config(self.flags.config, self.command, COMMANDS)
-        found |= settings.read_sets(self.flags.sets, self.command)
-        settings.check_keys(found, params, self.command)
+        found = self._read_settings()
+        spellings, extras = command.spellings(), command.extra_settings()
+        settings.check_keys(found, {**spellings, **extras}, self.command)
         defaults = {}
         for key, setting in found.items():
-            param = params[key]
+            param = spellings.get(key)
+            if param is None:
+                self._set_extra(key, setting.value, setting.origin)
+                continue
             multiple = getattr(param, "multiple", False) or param.nargs == -1
             is_flag = getattr(param, "is_flag", False)
             defaults[param.name] = settings.as_default(setting.value, multiple=multiple, is_flag=is_flag)
             self._origins[param.name] = setting.origin
+        for key in extras:
+            if text := os.environ.get(settings.variable(self.command, key)):
+                self._set_extra(key, settings.from_text(text), settings.variable(self.command, key))
         return defaults
+
+    def _read_settings(self) -> dict[str, Setting]:
+        from sptcli.app import COMMANDS
+
+        found: dict[str, Setting] = {}
+        if self.flags.config is not None:
+            found |= settings.read_config(self.flags.config, self.command, COMMANDS)
+        return found | settings.read_sets(self.flags.sets, self.command)
+
+    def _set_extra(self, key: str, value: Any, origin: str) -> None:
+        name = key.replace("-", "_")
+        self.extra[name] = value
+        self.keys[name] = key
+        self._origins[name] = origin
 
     def settle(self, command: Any, ctx: Any) -> None:
         """Note where each parsed value came from, and lay the command's preset over what nobody set."""
@@ -91,14 +111,15 @@ class Session:
         preset = getattr(command.module, "preset", None)
         chosen = preset(dict(ctx.params)) if preset is not None else None
         if chosen is not None:
-            self._overlay(*chosen, params=ctx.params)
+            self._overlay(*chosen, params=ctx.params, extras=command.extra_settings())
         self.values = dict(ctx.params)
         self.opened = True
 
     def warn_of_unknown_variables(self, command: Any) -> None:
         """Warn of SPT_<CMD>_... variables that set nothing; a misspelt one would otherwise be silent."""
         known = {name for param in command.own_params() for name in param.envvar or ()}
-        prefix = f"SPT_{self.command}_".replace("-", "_").upper()
+        known |= {settings.variable(self.command, key) for key in command.extra_settings()}
+        prefix = settings.variable(self.command, "")
         for name in sorted(os.environ):
             if name.startswith(prefix) and name not in known:
                 hint = did_you_mean(name, known)
@@ -108,15 +129,22 @@ class Session:
         """Under --verbose, tell every setting that is not a default, and where it comes from."""
         for name, key in self.keys.items():
             if self.origin(name) != "default":
-                self.detail(f"setting {key} = {settings.as_text(self.values.get(name))} ({self.origin(name)})")
+                value = (self.values | self.extra).get(name)
+                self.detail(f"setting {key} = {settings.as_text(value)} ({self.origin(name)})")
 
-    def _overlay(self, name: str, values: Mapping[str, Any], *, params: dict[str, Any]) -> None:
+    def _overlay(
+        self, name: str, values: Mapping[str, Any], *, params: dict[str, Any], extras: Mapping[str, Any]
+    ) -> None:
         for key, value in values.items():
-            if key not in params:
-                raise KeyError(f"preset {name!r} sets {key!r}, which is no parameter of {self.command!r}")
-            if self.origin(key) == "default":
+            if key not in params and settings.dashed(key) not in extras:
+                raise KeyError(f"preset {name!r} sets {key!r}, which is no setting of {self.command!r}")
+            if self.origin(key) != "default":
+                continue
+            if key in params:
                 params[key] = value
                 self._origins[key] = f"preset {name}"
+            else:
+                self._set_extra(settings.dashed(key), value, f"preset {name}")
 
     # -- speech -----------------------------------------------------------------------------------------------
 

@@ -23,6 +23,14 @@ class Setting:
     origin: str
 
 
+@dataclass(frozen=True)
+class Extra:
+    """A setting without a flag: its default and its help. A command's `extra_settings()` names them by key."""
+
+    default: Any = None
+    help: str = ""
+
+
 def read_config(path: Path, command: str, commands: Iterable[str]) -> dict[str, Setting]:
     """The keys of `[command]` in the TOML file `path`, spelled as flags; {} when it has no such table.
 
@@ -57,11 +65,12 @@ def read_sets(sets: Iterable[str], command: str) -> dict[str, Setting]:
         table, dot, rest = dashed(key.strip()).rpartition(".")
         if dot and table != command:
             raise UsageError(f"--set {key}: this command is {command!r}", hint=f"--set {rest}={value}")
-        found[rest] = Setting(_toml_value(value.strip()), f"--set {text}")
+        found[rest] = Setting(from_text(value.strip()), f"--set {text}")
     return found
 
 
-def _toml_value(text: str) -> Any:
+def from_text(text: str) -> Any:
+    """`text` as the TOML value it spells, else as it is."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -70,6 +79,11 @@ def _toml_value(text: str) -> Any:
 
 def dashed(key: str) -> str:
     return key.replace("_", "-")
+
+
+def variable(command: str, key: str) -> str:
+    """The environment variable of a setting: SPT_<CMD>_<KEY>."""
+    return f"SPT_{command}_{key}".replace("-", "_").upper()
 
 
 def check_keys(found: Mapping[str, Setting], known: Mapping[str, Any], command: str) -> None:

@@ -185,6 +185,29 @@ def test_the_settings_of_a_run_repeat_it(tmp_path: Path) -> None:
     }
 
 
+def test_settings_without_a_flag(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[probe]\ncrop_prob = 0.25\nscales = [0.5]\n")
+    document = spt("probe", "--json", "-c", config, "--set", "crop-prob=0.75").document
+    assert document["extra"] == {"crop_prob": 0.75, "scales": [0.5]}
+    assert document["origins"]["crop_prob"] == "--set crop-prob=0.75"
+    again = tmp_path / "again.toml"
+    again.write_text(document["toml"])
+    assert spt("probe", "--json", "-c", again).document["extra"] == document["extra"]
+    assert spt("probe", "--json", "--data", "paper").document["extra"] == {"scales": [0.5, 1.0]}
+    ran = spt("probe", "--json", "--data", "paper", "-c", config, env={"SPT_PROBE_CROP_PROB": "0"})
+    assert ran.document["extra"] == {"crop_prob": 0, "scales": [0.5]}
+    assert "sets nothing" not in ran.err
+    assert "did you mean 'crop-prob'?" in spt("probe", "--set", "crop-porb=1").err
+
+
+def test_a_file_may_spell_a_flag_by_any_of_its_names(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    for key in ("lr", "learning-rate", "learning_rate"):
+        config.write_text(f"[probe]\n{key} = 3\n")
+        assert spt("probe", "--json", "-c", config).document["lr"] == 3.0
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

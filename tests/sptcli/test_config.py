@@ -33,6 +33,8 @@ def test_show_tells_each_origin(tmp_path: Path) -> None:
     assert rows["drop"] == (False, "SPT_PROBE_DROP")
     assert rows["lr"] == (5.0, "preset paper")
     assert rows["max-ratio"] == ("1/5", "default")
+    assert rows["crop-prob"] == (0.5, "default")
+    assert rows["scales"] == ([0.5, 1.0], "preset paper")
     ran = spt("config", "show", "probe", "--origin", "--set", "res=8x9")
     assert "8x9" in ran.out
     assert "--set res=8x9" in ran.out
@@ -56,6 +58,7 @@ def test_init_writes_a_file_that_passes_its_own_check(tmp_path: Path) -> None:
     )
     out.write_text("[probe]\n" + uncommented + "\n")
     assert tomllib.loads(out.read_text())["probe"]["lr"] == 1.0
+    assert tomllib.loads(out.read_text())["probe"]["scales"] == [1.0]
     ran = spt("config", "check", out, "probe")
     assert ran.code == 0, ran.err
     assert spt("config", "init", "probe", "--out", out).code == 4

@@ -15,6 +15,7 @@ import typer
 from sptcli import options
 from sptcli.console import pairs, table
 from sptcli.session import Session
+from sptcli.settings import Extra
 from sptcore import errors
 
 FIFTH = options.Fraction(1, 5)
@@ -36,16 +37,23 @@ FAILURES: dict[str, Any] = {
 }
 
 
+def extra_settings() -> dict[str, Extra]:
+    """Two settings without a flag."""
+    return {"crop_prob": Extra(0.5, "probability of a crop"), "scales": Extra([1.0], "factors")}
+
+
 def preset(values: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """Lay `lr` and `res` over the defaults when the data is `paper`."""
-    return ("paper", {"lr": 5.0, "res": options.Size(3, 4)}) if values["data"] == "paper" else None
+    """Lay `lr`, `res` and `scales` over the defaults when the data is `paper`."""
+    return (
+        ("paper", {"lr": 5.0, "res": options.Size(3, 4), "scales": [0.5, 1.0]}) if values["data"] == "paper" else None
+    )
 
 
 def command(
     ctx: typer.Context,
     action: Annotated[str, typer.Argument(help="show, result-then-fail, wait, or a failure")] = "show",
     data: options.DataOption = "sample",
-    lr: Annotated[float, typer.Option()] = 1.0,
+    lr: Annotated[float, typer.Option("--lr", "--learning-rate")] = 1.0,
     res: options.Res = None,
     max_ratio: Annotated[options.Fraction, typer.Option(parser=options.parse_ratio)] = FIFTH,
     names: Annotated[list[str] | None, typer.Option()] = None,
@@ -58,12 +66,20 @@ def command(
     session = Session.of(ctx)
     if action in FAILURES:
         raise FAILURES[action]()
-    origins = {name: session.origin(name) for name in session.values}
+    origins = {name: session.origin(name) for name in (*session.values, *session.extra)}
     shown = {"data": data, "lr": lr, "res": res, "max_ratio": max_ratio, "names": names, "drop": drop}
     session.note("a note")
     session.detail("a detail")
     session.warn("a warning")
-    session.show({**shown, "origins": origins, "explicit": session.explicit("lr"), "toml": session.as_toml()})
+    session.show(
+        {
+            **shown,
+            "extra": session.extra,
+            "origins": origins,
+            "explicit": session.explicit("lr"),
+            "toml": session.as_toml(),
+        }
+    )
     session.show({}, table(["name", "value"], shown.items()), pairs(shown), f"text {data}")
     if action == "result-then-fail":
         raise errors.IntegrityError("AP 0.1 is below 0.2")
