@@ -87,17 +87,11 @@ def print_views(views: Iterable[Any], stream: TextIO | None = None) -> None:
             console.print(view)
 
 
-def print_ending(artefacts: Mapping[str, object], next_command: str | None, stream: TextIO) -> None:
-    """Print the artefact paths of a command and the line `next: ...`."""
-    console = make_console(stream)
-    for name, value in artefacts.items():
-        console.print(f"{name}: {printable(value)}", soft_wrap=True)
-    if next_command:
-        console.print(f"next: {printable(next_command)}", soft_wrap=True)
-
-
-def show_failure(failure: Failure) -> None:
-    """Print an error screen on stderr: what happened, where, and what mends it."""
+def show_failure(failure: Failure, *, as_json: bool = False) -> None:
+    """Print an error screen on stderr: what happened, where, and what mends it; or one JSON line."""
+    if as_json:
+        sys.stderr.write(json.dumps({"event": "error", **failure.as_json()}) + "\n")
+        return
     from rich.text import Text
 
     console = make_console(sys.stderr)

@@ -18,6 +18,8 @@ from sptcli.flags import PANEL, Flags, global_params, print_version
 from sptcli.session import Session
 from sptcli.settings import Extra, dashed, variable
 
+PANELS = ("Data", "Train and test", "Efficiency", "Look", "Setup")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -102,6 +104,11 @@ class SptGroup(TyperGroup):
             name: TyperCommand(name, help=entry.line, rich_help_panel=entry.panel, rich_markup_mode="rich")
             for name, entry in self.table.items()
         }
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names by panel, in the panels' own order."""
+        order = {panel: place for place, panel in enumerate(PANELS)}
+        return sorted(self.table, key=lambda name: order.get(self.table[name].panel, len(order)))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         if args[0] in self.table:

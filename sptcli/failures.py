@@ -7,13 +7,16 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
 
+import sptcore
 from sptcli.session import Session
 from sptcore.errors import SptError, did_you_mean
 
@@ -50,7 +53,7 @@ def run_to_exit_code(work: Callable[[], Any], session: Session, *, commands: Ite
 def _attempt(work: Callable[[], Any], session: Session) -> tuple[int, Failure | None]:
     """The exit code of `work` and its failure; BrokenPipeError passes through."""
     try:
-        with sigterm_as_exit():
+        with sigterm_as_exit(), warnings_as_lines(session):
             left = work()
             code = left if isinstance(left, int) else 0
     except BrokenPipeError:
@@ -74,7 +77,7 @@ def _conclude(code: int, failure: Failure | None, session: Session, commands: It
     from sptcli.console import dump_json, show_failure
 
     if failure is not None:
-        show_failure(failure)
+        show_failure(failure, as_json=session.flags.progress == "json")
     if not session.wants_json or not (session.opened or failure is not None) or not session.is_leader:
         return
     known = set(commands)
@@ -157,6 +160,22 @@ def sigterm_as_exit() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def warnings_as_lines(session: Session) -> Iterator[None]:
+    """Show a warning of ours as one line; a library's only under --verbose or --debug, its readers are developers."""
+    ours = str(Path(__file__).parent), str(Path(sptcore.__file__).parent)
+
+    def show(message: Warning | str, category: type, filename: str, lineno: int, *rest: object) -> None:
+        if filename.startswith(ours):
+            session.warn(str(message))
+        elif session.flags.verbose or session.wants_traceback:
+            session.warn(f"{category.__name__} in {filename}:{lineno}: {message}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _leave(number: int, frame: object) -> None:

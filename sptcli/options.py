@@ -115,6 +115,14 @@ def parse_ratio(text: str | Fraction) -> Fraction:
     return ratio
 
 
+def parse_positive_ratio(text: str | Fraction) -> Fraction:
+    """As `parse_ratio`, without 0."""
+    ratio = parse_ratio(text)
+    if ratio == 0:
+        raise typer.BadParameter("0 would keep nothing; give a ratio above 0, such as 0.2")
+    return ratio
+
+
 def complete_data(incomplete: str) -> list[str]:
     """The data names that begin with `incomplete`, for TAB."""
     from sptcore.data import FORMATS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -82,6 +82,15 @@ class Remarks:
     def warn(self, message: str) -> None:
         self._say(f"warning: {message}")
 
+    def end(self, artefacts: Mapping[str, object], next_command: str | None) -> None:
+        """The paths a command wrote, and the line `next: ...`."""
+        if self.quiet:
+            return
+        for name, value in artefacts.items():
+            self._say(f"{name}: {value}")
+        if next_command:
+            self._say(f"next: {next_command}")
+
     def _say(self, line: str) -> None:
         self.console.print(printable(line, lines=True), soft_wrap=True)
 
@@ -132,6 +141,9 @@ class JsonProgress(Remarks):
 
     def warn(self, message: str) -> None:
         self._write({"event": "warning", "message": message})
+
+    def end(self, artefacts: Mapping[str, object], next_command: str | None) -> None:
+        self._write({"event": "end", "artefacts": dict(artefacts), "next": next_command})
 
     def _event(self, name: str) -> None:
         stage = self.stages[-1]

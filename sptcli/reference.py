@@ -15,10 +15,9 @@ from typing import Any
 
 from sptcli import settings
 from sptcli.app import COMMANDS
-from sptcli.dispatch import SptCommand, flag_name, load
+from sptcli.dispatch import PANELS, SptCommand, flag_name, load
 from sptcli.flags import global_params, shared_hints
 
-PANELS = ("Data", "Train and test", "Efficiency", "Look", "Setup")
 INTRODUCTION = """\
 # Command reference
 

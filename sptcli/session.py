@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -205,8 +204,7 @@ class Session:
             self.document["artefacts"] = dict(artefacts)
         if next:
             self.document["next"] = next
-        if self.flags.quiet or not self.is_leader:
-            return
-        from sptcli.console import print_ending
+        from sptcli.progress import Remarks
 
-        print_ending(artefacts or {}, next, sys.stderr)
+        if isinstance(self.progress, Remarks):
+            self.progress.end(artefacts or {}, next)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sptcli.app import COMMANDS, app
+from sptcli.dispatch import PANELS
 from sptcore import __version__
 from tests.support.cli import spt, spt_process
 from tests.support.probe import probe_command
@@ -88,6 +89,14 @@ def test_result_goes_to_stdout_and_the_rest_to_stderr() -> None:
     assert "a detail" in spt("probe", "-v").err
     assert spt("probe", "--quiet").err.splitlines() == ["warning: a warning"]
     assert "text sample" in spt("-q", "probe").out
+
+
+def test_json_progress_keeps_stderr_in_json() -> None:
+    events = [json.loads(line) for line in spt("probe", "--progress", "json").err.splitlines()]
+    assert [event["event"] for event in events] == ["note", "warning", "end"]
+    assert events[-1] == {"event": "end", "artefacts": {"log": "a/log.txt"}, "next": "spt probe again"}
+    (event,) = [json.loads(line) for line in spt("probe", "data", "--progress", "json").err.splitlines()]
+    assert event == {"event": "error", "code": 3, "message": "a", "where": "b", "hint": "c"}
 
 
 def test_a_failed_check_keeps_its_result() -> None:
@@ -236,6 +245,13 @@ def test_a_misspelt_variable_is_a_warning() -> None:
     assert "setting lr = 2" in spt("probe", "-v", "--lr", "2").err
 
 
+def test_warnings_are_lines_and_those_of_libraries_wait_for_verbose() -> None:
+    plain, verbose = spt("probe", "warn").err, spt("probe", "warn", "-v").err
+    assert "warning: of ours\n" in plain
+    assert "of a library" not in plain
+    assert "warning: UserWarning in /site-packages/lib.py:3: of a library" in verbose
+
+
 def test_sigterm_is_143() -> None:
     ran = probe_process("probe", "terminate", "--json")
     assert ran.returncode == 143
@@ -295,7 +311,7 @@ def test_no_home_and_a_private_umask_are_fine(tmp_path: Path) -> None:
 
 
 def test_the_table_lists_modules_that_exist() -> None:
-    panels = {"Data", "Train and test", "Efficiency", "Look", "Setup", "Test"}
+    panels = {*PANELS, "Test"}
     for name, entry in COMMANDS.items():
         path = ROOT / (entry.module.replace(".", "/") + ".py")
         assert path.is_file() or (path.with_suffix("") / "__init__.py").is_file(), name

@@ -8,7 +8,18 @@ from fractions import Fraction
 import pytest
 import typer
 
-from sptcli.options import Names, Numbers, Shard, Size, parse_names, parse_numbers, parse_ratio, parse_shard, parse_size
+from sptcli.options import (
+    Names,
+    Numbers,
+    Shard,
+    Size,
+    parse_names,
+    parse_numbers,
+    parse_positive_ratio,
+    parse_ratio,
+    parse_shard,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +32,7 @@ from sptcli.options import Names, Numbers, Shard, Size, parse_names, parse_numbe
         (parse_names, "car, bus", Names(("car", "bus"))),
         (parse_numbers, ".05,.1", Numbers((0.05, 0.1))),
         (parse_ratio, "0.2", Fraction(1, 5)),
+        (parse_positive_ratio, "0.2", Fraction(1, 5)),
         (parse_ratio, "1/3", Fraction(1, 3)),
         (parse_ratio, "0", Fraction(0)),
         (parse_ratio, "1", Fraction(1)),
@@ -38,6 +50,7 @@ def test_what_is_taken(parse: Callable, text: str, value: object) -> None:
     + [(parse_shard, text) for text in ("", "0/2", "3/2", "a/b", "1", "-1/2")]
     + [(parse_names, text) for text in ("", "a,,b", ",")]
     + [(parse_numbers, text) for text in ("", "a", "1,nan", "inf", "1,,2")]
+    + [(parse_positive_ratio, text) for text in ("-1", "0", "0.0", "1.5", "nan", "20%")]
     + [(parse_ratio, text) for text in ("-1", "1.5", "nan", "inf", "20%", "", "1/0", "x")],
 )
 def test_what_is_refused(parse: Callable, text: str) -> None:

@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -68,6 +70,9 @@ def command(
         raise FAILURES[action]()
     origins = {name: session.origin(name) for name in (*session.values, *session.extra)}
     shown = {"data": data, "lr": lr, "res": res, "max_ratio": max_ratio, "names": names, "drop": drop}
+    if action == "warn":
+        warnings.warn_explicit("of a library", UserWarning, "/site-packages/lib.py", 3)
+        warnings.warn_explicit("of ours", UserWarning, str(Path(errors.__file__)), 3)
     session.note("a note")
     session.detail("a detail")
     session.warn("a warning")
