@@ -1,4 +1,4 @@
-"""How a long job tells of its progress without knowing who listens (the command line draws it, a library user may not)."""
+"""How a long job tells of its progress without knowing who listens; the command line draws it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 
 
 def samples_root(name: str) -> Path:
-    """The folder of a real sample (`coco`, `voc`, `bdd100k`, `tiny-imagenet-200`, `pv-thermal`); skips the test without it.
+    """The folder of a real sample (`coco`, `voc`, `bdd100k`, `tiny-imagenet-200`, `pv-thermal`); skips without it.
 
     Looks in `$SPT_TEST_DATA`, then in `../shared/data` beside the checkout.
     """
