@@ -106,8 +106,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise IntegrityError(f"the checkpoint is refused: {reason}", where=str(path)) from error
+        raise IntegrityError("the checkpoint is refused: it holds more than plain data", where=str(path)) from error
     if not isinstance(state, dict):
         raise IntegrityError("not a checkpoint of spt", where=str(path))
     return state

@@ -21,6 +21,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+from torchvision.ops.poolers import LevelMapper
 
 from sptcore.models.backbone import Features, HierarchicalBackbone
 
@@ -115,6 +116,35 @@ class Normalise(nn.Module):
         return result
 
 
+class Anchors(AnchorGenerator):
+    """Anchors in float32 whatever the features are in: bfloat16 would move those beyond 256 pixels by whole pixels."""
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """The anchors (A, 4) of each image."""
+        grids = [features.new_empty(features.shape[-2:], dtype=torch.float32) for features in feature_maps]
+        return super().forward(image_list, grids)
+
+
+class RoIAlign(MultiScaleRoIAlign):
+    """Pooling from levels of known strides.
+
+    torchvision infers the strides from the first batch it meets and keeps them; padding makes that guess wrong for
+    small images, and a resumed run would guess from another batch.
+    """
+
+    def __init__(self, heads: HeadsConfig, size: int) -> None:
+        super().__init__(
+            list(heads.levels),
+            size,
+            heads.sampling_ratio,
+            canonical_scale=heads.canonical_scale,
+            canonical_level=heads.canonical_level,
+        )
+        exponents = [2 + int(level) for level in heads.levels]  # strides 4, 8, 16, 32 are 2 ** 2 ... 2 ** 5
+        self.scales = [2.0**-exponent for exponent in exponents]
+        self.map_levels = LevelMapper(exponents[0], exponents[-1], heads.canonical_scale, heads.canonical_level)
+
+
 class PyramidBackbone(nn.Module):
     """Backbone and feature pyramid as torchvision's detectors want them: one number of channels on every level."""
 
@@ -168,18 +198,7 @@ class BoxDetector(_SelectingDetector, FasterRCNN):
 def build_detector(body: HierarchicalBackbone, heads: HeadsConfig, *, classes: int, masks: bool) -> nn.Module:
     """The detector of `classes` classes (background not counted)."""
     backbone = PyramidBackbone(body, heads)
-    roi_levels = list(heads.levels)
-    anchors = AnchorGenerator(heads.anchor_sizes, (heads.aspect_ratios,) * len(heads.anchor_sizes))
-
-    def roi_pool(size: int) -> MultiScaleRoIAlign:
-        return MultiScaleRoIAlign(
-            roi_levels,
-            size,
-            heads.sampling_ratio,
-            canonical_scale=heads.canonical_scale,
-            canonical_level=heads.canonical_level,
-        )
-
+    anchors = Anchors(heads.anchor_sizes, (heads.aspect_ratios,) * len(heads.anchor_sizes))
     shared: dict[str, Any] = {
         "rpn_anchor_generator": anchors,
         "rpn_head": RPNHead(heads.fpn_channels, anchors.num_anchors_per_location()[0]),
@@ -188,7 +207,7 @@ def build_detector(body: HierarchicalBackbone, heads: HeadsConfig, *, classes: i
         "rpn_post_nms_top_n_train": heads.post_nms[0],
         "rpn_post_nms_top_n_test": heads.post_nms[1],
         "rpn_batch_size_per_image": heads.rpn_samples,
-        "box_roi_pool": roi_pool(heads.box_size),
+        "box_roi_pool": RoIAlign(heads, heads.box_size),
         "box_head": TwoMLPHead(heads.fpn_channels * heads.box_size**2, heads.box_channels),
         "box_predictor": FastRCNNPredictor(heads.box_channels, classes + 1),
         "box_batch_size_per_image": heads.box_samples,
@@ -200,7 +219,7 @@ def build_detector(body: HierarchicalBackbone, heads: HeadsConfig, *, classes: i
         last = heads.mask_layers[-1]
         detector: Any = MaskDetector(
             backbone,
-            mask_roi_pool=roi_pool(heads.mask_size),
+            mask_roi_pool=RoIAlign(heads, heads.mask_size),
             mask_head=MaskRCNNHeads(heads.fpn_channels, heads.mask_layers, 1),
             mask_predictor=MaskRCNNPredictor(last, last, classes + 1),
             **shared,

@@ -49,6 +49,7 @@ class TrainConfig(BaseModel):
     strict: bool = _setting(False, "stop at the first invalid annotation instead of leaving it out")
     allow_truncated: bool = _setting(False, "use images whose file ends early instead of stopping")
     follow_symlinks: bool = _setting(False, "open images through links that leave the image folder")
+    size: tuple[int, int] | None = _setting(None, "width and height of images whose annotation does not say")
 
     res: tuple[int, int] = _setting(
         (1333, 800), "an image is resized to fit into this: longer and shorter side in pixels, in either orientation"
@@ -103,7 +104,7 @@ class TrainConfig(BaseModel):
     log_every: int = _setting(20, "steps to a line of metrics", ge=1)
     max_bad_steps: int = _setting(5, "stop after this many non-finite losses in a row", ge=1)
 
-    @field_validator("res", mode="before")
+    @field_validator("res", "size", mode="before")
     @classmethod
     def _size(cls, value: Any) -> Any:
         return tuple(value.lower().split("x")) if isinstance(value, str) else value
@@ -149,7 +150,11 @@ class TrainConfig(BaseModel):
             value = getattr(self, name)
             if value is not None:
                 value = (
-                    "x".join(map(str, value)) if name == "res" else list(value) if isinstance(value, tuple) else value
+                    "x".join(map(str, value))
+                    if name in ("res", "size")
+                    else list(value)
+                    if isinstance(value, tuple)
+                    else value
                 )
                 table.add(name, tomlkit.item(value).comment(field.description or ""))
         document = tomlkit.document()

@@ -291,7 +291,7 @@ class Trainer:
             path, content = found
             self.state.restore(content, self.prepared.spec, where=str(path))
             self.saved_at = self.state.step
-            if content["torch"] != torch.__version__:
+            if content["torch"] != str(torch.__version__):
                 self._warn(f"the checkpoint is from torch {content['torch']}, this is {torch.__version__}")
         if self.group.is_leader:
             self.log.rewind(self.state.step)

@@ -77,11 +77,20 @@ def prepare(config: TrainConfig, progress: Progress = SILENT) -> Prepared:
 
 
 def _open(data: str, split: str, config: TrainConfig) -> DatasetIndex:
-    return open_index(data, split, root=config.root, ann=config.ann, format=config.format, strict=config.strict)
+    return open_index(
+        data,
+        split,
+        root=config.root,
+        ann=config.ann,
+        format=config.format,
+        strict=config.strict,
+        follow_symlinks=config.follow_symlinks,
+        size=config.size,
+    )
 
 
 def _labels(labels: str, index: DatasetIndex, progress: Progress) -> LabelStore:
-    return LabelStore(ensure_labels(index, progress=progress) if labels == "auto" else labels)
+    return LabelStore(ensure_labels(index, labels=labels, progress=progress))
 
 
 def describe(config: TrainConfig, index: DatasetIndex) -> ModelSpec:

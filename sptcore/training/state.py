@@ -96,7 +96,7 @@ class TrainState:
         """Everything as tensors, numbers, text, lists and dicts. No generator state: draws have no memory (sampler)."""
         return {
             "schema": _SCHEMA,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "config": config.model_dump_json(),
             "spec": json.dumps(spec.to_dict()),
             "model": self.model.state_dict(),

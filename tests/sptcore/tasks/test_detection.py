@@ -15,7 +15,7 @@ from sptcore.models.variants import backbone_config
 from sptcore.tasks import TASKS
 from sptcore.tasks.base import Batch, ModelSpec
 from sptcore.tasks.detection import Detections
-from sptcore.tasks.detector import BoxDetector, MaskDetector, Normalise
+from sptcore.tasks.detector import HEADS, Anchors, BoxDetector, MaskDetector, Normalise, RoIAlign
 
 TASK = TASKS["detect"]
 CATEGORIES = ((3, "cup"), (0, "plate"), (90, "spoon"))
@@ -179,3 +179,33 @@ def test_unknown_heads_are_a_usage_error() -> None:
     with pytest.raises(UsageError) as caught:
         TASK.heads_config("smal", "spt-nano")
     assert caught.value.hint == "did you mean 'small'?"
+
+
+def test_pooling_does_not_depend_on_the_first_batch_seen() -> None:
+    """torchvision's own pooling keeps the strides it guessed from its first batch: the negative control."""
+    from torchvision.ops import MultiScaleRoIAlign
+
+    heads = HEADS["small"]
+    maps = {
+        level: torch.randn(1, 2, 64 // 2 ** (2 + int(level)), 64 // 2 ** (2 + int(level))) for level in heads.levels
+    }
+    boxes = [torch.tensor([[4.0, 4.0, 30.0, 30.0]])]
+
+    def pooled(pool: MultiScaleRoIAlign, first: tuple[int, int]) -> torch.Tensor:
+        pool(maps, boxes, [first])
+        return pool(maps, boxes, [(64, 64)])
+
+    assert torch.equal(pooled(RoIAlign(heads, 5), (64, 64)), pooled(RoIAlign(heads, 5), (36, 36)))
+    theirs = [MultiScaleRoIAlign(list(heads.levels), 5, 2, canonical_scale=64) for _ in range(2)]
+    assert not torch.equal(pooled(theirs[0], (64, 64)), pooled(theirs[1], (36, 36)))
+    assert torch.equal(pooled(RoIAlign(heads, 5), (64, 64)), pooled(theirs[0], (64, 64)))
+
+
+def test_anchors_are_exact_in_bfloat16() -> None:
+    from torchvision.models.detection.image_list import ImageList
+
+    anchors = Anchors(((32,),), ((1.0,),))
+    images = ImageList(torch.zeros(1, 3, 2048, 32), [(2048, 32)])
+    (found,) = anchors(images, [torch.zeros(1, 4, 512, 8, dtype=torch.bfloat16)])
+    assert found.dtype == torch.float32
+    assert found[-1].tolist() == [28.0 - 16, 2044.0 - 16, 28.0 + 16, 2044.0 + 16]
