@@ -1,17 +1,15 @@
 """The built-in sample set: toys on muted backgrounds, drawn by our own seeded generator, written in true layouts.
 
-240 training and 48 validation pictures of 128x128 with exact masks. Pixels and annotations of the COCO layout are the
-same on every machine; the sets that officially hold JPEG (BDD100K, VOC, Tiny ImageNet) hold JPEG here too.
+240 training and 48 validation pictures of 128x128 with exact masks; for classification (the layout of Tiny ImageNet)
+48 and 10 pictures of 64x64 for each of the five classes. Pixels and annotations of the COCO layout are the same on
+every machine; the sets that officially hold JPEG (BDD100K, VOC, Tiny ImageNet) hold JPEG here too.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 
 from sptcore.cache import cache_folder
-from sptcore.data.sample.coco_layout import write_coco
 from sptcore.data.sample.draws import Draws
 from sptcore.data.sample.scene import CLASSES, Scene, draw_scene
 from sptcore.errors import EnvironmentFault, did_you_mean
@@ -23,7 +21,13 @@ __all__ = ["CLASSES", "FOLDERS", "SAMPLE_VERSION", "SPLITS", "sample_root", "sam
 SAMPLE_VERSION = 1
 SPLITS = {"train": 240, "val": 48}
 FIRST_IMAGE_ID = {"train": 1, "val": 1001}
-FOLDERS = {"coco": "coco"}
+# Layout, as FORMATS calls it -> the folder of the set as its official archive calls it.
+FOLDERS = {
+    "coco": "coco",
+    "bdd": "bdd100k",
+    "voc": "VOCdevkit/VOC2012",
+    "tiny-imagenet": "tiny-imagenet-200",
+}
 
 
 def sample_scenes(split: str) -> list[Scene]:
@@ -57,7 +61,7 @@ def write_sample(out: Path, layout: str = "coco") -> list[Path]:
     if target.exists():
         raise EnvironmentFault("the output exists already", where=str(target), hint="choose another folder")
     with atomic_folder(target) as folder:
-        _writers()[layout](folder)
+        _draw_into(folder, layout)
     return [target]
 
 
@@ -67,11 +71,15 @@ def _folder(layout: str) -> str:
     return FOLDERS[layout]
 
 
-@functools.cache
-def _writers() -> dict[str, Callable[[Path], None]]:
-    return {"coco": _write_coco}
+def _draw_into(folder: Path, layout: str) -> None:
+    from sptcore.data.sample.bdd_layout import write_bdd
+    from sptcore.data.sample.coco_layout import write_coco
+    from sptcore.data.sample.tiny_layout import write_tiny
+    from sptcore.data.sample.voc_layout import write_voc
 
-
-def _write_coco(folder: Path) -> None:
+    if layout == "tiny-imagenet":
+        write_tiny(folder, SAMPLE_VERSION)
+        return
+    write = {"coco": write_coco, "bdd": write_bdd, "voc": write_voc}[layout]
     for split in SPLITS:
-        write_coco(folder, split, sample_scenes(split), FIRST_IMAGE_ID[split])
+        write(folder, split, sample_scenes(split), FIRST_IMAGE_ID[split])

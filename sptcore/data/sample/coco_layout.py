@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from PIL import Image
-
 from sptcore.data.sample.outline import mask_counts, mask_polygons
+from sptcore.data.sample.pictures import write_png
 from sptcore.data.sample.scene import CLASSES, Scene, SceneObject
 
 INFO = {
@@ -29,7 +28,7 @@ def write_coco(folder: Path, split: str, scenes: list[Scene], first_id: int) -> 
     for image_id, scene in enumerate(scenes, first_id):
         height, width = scene.image.shape[:2]
         name = f"{image_id:012d}.png"
-        Image.fromarray(scene.image).save(picture_folder / name, compress_level=6)
+        write_png(picture_folder / name, scene.image)
         images.append({"license": 1, "file_name": name, "height": height, "width": width, "id": image_id})
         for thing in scene.objects:
             annotations.append(_annotation(thing, image_id, first_id * 1000 + len(annotations)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
 import os
 import subprocess
@@ -35,11 +34,6 @@ def root(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("sample")
     sample.write_sample(out)
     return out
-
-
-@pytest.fixture(scope="module")
-def scenes() -> dict[str, list]:
-    return {split: sample.sample_scenes(split) for split in sample.SPLITS}
 
 
 def _coco(root: Path, split: str) -> COCO:
@@ -117,17 +111,18 @@ def test_an_object_changes_the_pixels_inside_its_mask_only(scenes):
 
 def test_the_cache_is_used_and_versioned(tmp_path, monkeypatch):
     monkeypatch.setenv("SPT_CACHE", str(tmp_path / "cache"))
-    first = sample.sample_root()
+    first = sample.sample_root("tiny-imagenet")
     assert first == tmp_path / "cache" / f"sample-v{sample.SAMPLE_VERSION}"
-    stamp = (first / "coco" / "annotations" / "instances_val2017.json").stat().st_mtime_ns
-    assert sample.sample_root() == first
-    assert (first / "coco" / "annotations" / "instances_val2017.json").stat().st_mtime_ns == stamp
-    assert [entry.name for entry in first.iterdir()] == ["coco"]
+    lines = first / "tiny-imagenet-200" / "val" / "val_annotations.txt"
+    stamp = lines.stat().st_mtime_ns
+    assert sample.sample_root("tiny-imagenet") == first
+    assert lines.stat().st_mtime_ns == stamp
+    assert [entry.name for entry in first.iterdir()] == ["tiny-imagenet-200"]
 
 
 def _ask_for_sample(cache: str, answers) -> None:
     os.environ["SPT_CACHE"] = cache
-    answers.put(str(sample.sample_root()))
+    answers.put(str(sample.sample_root("tiny-imagenet")))
 
 
 def test_two_processes_at_once_get_the_same_whole_set(tmp_path):
@@ -141,9 +136,15 @@ def test_two_processes_at_once_get_the_same_whole_set(tmp_path):
         asker.join(timeout=300)
         assert asker.exitcode == 0
     (root,) = map(Path, found)
-    assert [entry.name for entry in root.iterdir()] == ["coco"]
-    text = (root / "coco" / "annotations" / "instances_train2017.json").read_text()
-    assert len(json.loads(text)["images"]) == sample.SPLITS["train"]
+    assert [entry.name for entry in root.iterdir()] == ["tiny-imagenet-200"]
+    assert len(list(root.rglob("*.JPEG"))) == 290
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_that_names_it(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SPT_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(EnvironmentFault, match="cannot write"):
+        sample.sample_root()
 
 
 def test_an_existing_folder_is_never_overwritten(root):
