@@ -37,10 +37,10 @@ def relative_index(window_size: int, device: torch.device) -> Tensor:
 
 
 def _look_up(table: Tensor, index: Tensor, mask: Tensor) -> Tensor:
-    """Rows of the table, and of a last row of -inf where masked: one gather makes bias and mask, (B', h, L, L)."""
-    closed = torch.cat([table, table.new_full((1, table.shape[1]), -math.inf)])
+    """Entries of the table, and of a last one of -inf where masked: one gather makes bias and mask, (B', h, L, L)."""
+    closed = torch.cat([table.t(), table.new_full((table.shape[1], 1), -math.inf)], 1)
     index = torch.where(mask, index, table.shape[0])
-    return F.embedding(index, closed).permute(0, 3, 1, 2)
+    return closed.index_select(1, index.flatten()).view(table.shape[1], *mask.shape).transpose(0, 1)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scores: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scores: Tensor) -> Tensor:
     if scores.dtype == torch.bool:
         scores = scores.unsqueeze(1)
     else:
-        scores = scores.to(query.dtype).contiguous()
+        scores = scores.to(query.dtype)
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
     if query.shape[0] == 0:  # scaled_dot_product_attention would cut the (zero) gradient of the biases
         return (value + 0 * scores.sum()).transpose(1, 2)

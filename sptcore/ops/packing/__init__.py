@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -131,6 +131,28 @@ def _compact_by_kernel(mask: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Ten
     counts = counts.cpu()
     token_index, image_id, position = (row[: int(counts.sum())] for row in rows)
     return token_index, image_id, position, counts
+
+
+def split_containers(packing: Packing, containers: int) -> list[tuple[slice, Packing]]:
+    """Runs of at most `containers` containers, each as a packing of its own, with the slice of tokens that it holds."""
+    first_tokens = [*packing.cu_seqlens[::containers].tolist(), packing.num_tokens]
+    runs = []
+    for start, first in enumerate(range(0, packing.num_containers, containers)):
+        rows = slice(first_tokens[start], first_tokens[start + 1])
+        count = min(containers, packing.num_containers - first)
+        runs.append((rows, _part(packing, rows, first, count)))
+    return runs
+
+
+def _part(packing: Packing, rows: slice, first: int, count: int) -> Packing:
+    return replace(
+        packing,
+        num_containers=count,
+        token_index=packing.token_index[rows],
+        image_id=packing.image_id[rows],
+        position=packing.position[rows],
+        slot=packing.slot[rows] - first * packing.container_len,
+    )
 
 
 def gather(grid: Tensor, packing: Packing) -> Tensor:

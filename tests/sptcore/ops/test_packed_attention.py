@@ -204,3 +204,16 @@ def test_wrong_arguments_are_named():
         packed_attention(query, key, value, packing, PositionBias(random_table(), WINDOW, "learned"))
     with pytest.raises(ValueError, match="the kernel of packed_attention"):
         packed_attention(query, key, value, packing, impl="kernel")
+
+
+@pytest.mark.parametrize("counts", [[0], [130, 0, 700, 63], [1000]], ids=str)
+@pytest.mark.parametrize("mode", ["stream", "aligned"])
+def test_evaluation_in_pieces_equals_evaluation_at_once(counts, mode):
+    """Without gradients a few containers are worked on at a time: the same function."""
+    packing = plan_packing(random_mask(counts, grid=(30, 40)), WINDOW, 3, mode)
+    query, key, value = tensors(packing)
+    bias = PositionBias(random_table(), WINDOW)
+    at_once = packed_attention(query, key, value, packing, bias, "image_region")
+    with torch.no_grad():
+        in_pieces = packed_attention(query, key, value, packing, bias, "image_region")
+    assert_same(in_pieces, at_once, tolerance=1e-12)

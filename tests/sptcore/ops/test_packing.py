@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sptcore.ops.packing import add_rows_, gather, pack, plan_packing, scatter, unpack
+from sptcore.ops.packing import add_rows_, gather, pack, plan_packing, scatter, split_containers, unpack
 from sptcore.ops.windows import window_order
 from tests.support.numerics import assert_same
 
@@ -141,3 +141,16 @@ def test_wrong_arguments_are_named():
         plan_packing(mask, 7, 0, "dense")
     with pytest.raises(ValueError, match="container_len"):
         plan_packing(mask, 7, 0, "stream", 0)
+
+
+@pytest.mark.parametrize("counts", CASES, ids=str)
+@pytest.mark.parametrize("mode", ["stream", "aligned"])
+@pytest.mark.parametrize("containers", [1, 2, 100])
+def test_runs_of_containers_lie_end_to_end(counts, mode, containers):
+    packing = plan_packing(random_mask(counts), 7, 3, mode)
+    tokens = torch.randn(packing.num_tokens, 2)
+    runs = split_containers(packing, containers)
+    parts = [pack(tokens[rows], part) for rows, part in runs]
+    assert torch.equal(torch.cat([torch.empty(0, 49, 2), *parts]), pack(tokens, packing))
+    assert [index for rows, _ in runs for index in range(rows.start, rows.stop)] == list(range(packing.num_tokens))
+    assert all(torch.equal(unpack(pack(tokens[rows], part), part), tokens[rows]) for rows, part in runs)
