@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from sptcore.data.records import Box, ImageRecord, Instance, MaskFile, Polygons, Rle
-from sptcore.data.rle import decoded_counts
+from sptcore.data.rle import compressed, decoded_counts, without_empty_runs
 from sptcore.errors import DataError
 
 VOID = 255
@@ -160,13 +160,10 @@ def _painted(code: Any) -> np.ndarray:
 
 def _box_code(box: tuple[int, int, int, int], height: int, width: int) -> Any:
     """The run lengths of a box of whole pixels: column after column, background first."""
-    from pycocotools import mask as coco_mask
-
     x1, y1, x2, y2 = box
     tall = y2 - y1
     counts = [x1 * height + y1] + [tall, height - tall] * (x2 - x1 - 1) + [tall, (width - x2 + 1) * height - y2]
-    plain: Any = {"size": [height, width], "counts": counts}
-    return coco_mask.frPyObjects(plain, height, width)
+    return {"size": [height, width], "counts": compressed(without_empty_runs(counts), height, width)}
 
 
 def _centre_columns(low: float, high: float) -> tuple[int, int]:
@@ -183,10 +180,11 @@ def _clipped(boxes: Iterable[Box], record: ImageRecord, edges: Any) -> list[tupl
     """Boxes as whole pixels inside the image, x2 and y2 excluded; those without a pixel left out."""
     pixels = []
     for x1, y1, x2, y2 in boxes:
-        left, right = edges(max(x1, 0), min(x2, record.width))
-        top, bottom = edges(max(y1, 0), min(y2, record.height))
-        if left < right and top < bottom:
-            pixels.append((left, top, right, bottom))
+        x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, record.width), min(y2, record.height)
+        if x1 < x2 and y1 < y2:
+            (left, right), (top, bottom) = edges(x1, x2), edges(y1, y2)
+            if left < right and top < bottom:
+                pixels.append((left, top, right, bottom))
     return pixels
 
 

@@ -51,6 +51,26 @@ def fill_fault(counts: list[int], height: int, width: int) -> str | None:
     return None if total == height * width else f"sum {total}, not {height * width}"
 
 
+def without_empty_runs(counts: list[int]) -> list[int]:
+    """The same mask with no run of length 0 but the first.
+
+    pycocotools merges into a buffer of height x width + 1 counts; a list padded with empty runs would overrun it.
+    """
+    if 0 not in counts[1:]:
+        return counts
+    kept = [counts[0]]
+    parity = 0
+    for place, count in enumerate(counts[1:], start=1):
+        if not count:
+            continue
+        if place % 2 == parity:
+            kept[-1] += count
+        else:
+            kept.append(count)
+            parity = 1 - parity
+    return kept
+
+
 def compressed(counts: list[int], height: int, width: int) -> bytes:
     """The compressed string of checked counts."""
     from pycocotools import mask as coco_mask

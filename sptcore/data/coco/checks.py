@@ -28,7 +28,7 @@ from sptcore.data.coco.schema import (
     coordinate_limit,
 )
 from sptcore.data.records import Box, Dropped, Instance, Polygons, Rle
-from sptcore.data.rle import RunLengthFault, compressed, decoded_counts, fill_fault
+from sptcore.data.rle import RunLengthFault, compressed, decoded_counts, fill_fault, without_empty_runs
 
 BOX_CLIPPED = "box clipped to the image"
 BOX_FROM_MASK = "box missing or malformed, taken from the mask"
@@ -169,9 +169,10 @@ def _run_lengths(parts: RunLengths, image: ImageEntry) -> Rle:
     fault = fill_fault(counts, image.height, image.width)
     if fault:
         raise Unusable("run lengths do not fill the image", ".segmentation.counts", fault)
-    if isinstance(parts.counts, str):
+    plain = without_empty_runs(counts)
+    if isinstance(parts.counts, str) and plain is counts:
         return Rle(image.height, image.width, parts.counts.encode("ascii"))
-    return Rle(image.height, image.width, compressed(counts, image.height, image.width))
+    return Rle(image.height, image.width, compressed(plain, image.height, image.width))
 
 
 def _box(box: Sequence[float] | None, mask: Polygons | Rle | None, image: ImageEntry, report: Report) -> Box:

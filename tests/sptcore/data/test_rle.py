@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from sptcore.data.rle import compressed, decoded_counts, fill_fault
+from sptcore.data.rle import compressed, decoded_counts, fill_fault, without_empty_runs
 
 
 @given(st.lists(st.integers(0, 1 << 20), min_size=1, max_size=40))
@@ -34,3 +34,11 @@ def test_any_text_is_counts_or_a_fault(text: str) -> None:
     except RunLengthFault:
         return
     assert all(isinstance(count, int) for count in counts)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30))
+def test_empty_runs_go_and_the_mask_stays(counts: list[int]) -> None:
+    plain = without_empty_runs(counts)
+    assert 0 not in plain[1:]
+    before, after = (np.repeat(np.arange(len(runs)) % 2, runs) for runs in (counts, plain))
+    assert np.array_equal(before, after)

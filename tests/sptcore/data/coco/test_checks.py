@@ -192,6 +192,16 @@ def test_segmentations_of_another_type_are_dropped(tmp_path: Path, segmentation)
     dropped_whole(tmp_path, cause, ".segmentation", segmentation=segmentation)
 
 
+def test_run_lengths_padded_with_empty_runs_are_safe(tmp_path: Path) -> None:
+    """pycocotools 2.0.11 overruns its buffer when it merges these."""
+    counts = [545, *[0, 0] * 5000, 10, 0, 0, 645]
+    document = coco_document()
+    document["annotations"][2]["segmentation"] = run_lengths(counts)
+    index = read_document(tmp_path, document)
+    assert object_pixels(index.records[0]) == 100 + 20, "its ten pixels lie on the square"
+    assert not index.dropped
+
+
 def valid_code() -> str:
     mask = np.zeros((30, 40), np.uint8, order="F")
     mask[5:15, 10:20] = 1
