@@ -16,10 +16,11 @@ from sptcore.data.images import find_image, read_image
 from sptcore.data.rasterize import instance_mask
 from sptcore.data.records import DatasetIndex, ImageRecord, Instance
 from sptcore.errors import ResourceError, SptError
+from sptcore.labels.geometry import Geometry, whole_image
 from sptcore.labels.store import LabelStore
 from sptcore.labels.transform import labels_for
 from sptcore.tasks.base import Batch
-from sptcore.training.augment import Geometry, draw_geometry, whole_image
+from sptcore.training.augment import draw_geometry
 from sptcore.training.config import TrainConfig
 from sptcore.training.sampler import Draw, image_generator
 

@@ -15,13 +15,14 @@ from sptcore.errors import NumericalError, ResourceError, UsageError
 from sptcore.files import TEMP_MARK, write_atomically
 from sptcore.progress import SILENT, Progress
 from sptcore.runs import MetricsLog, Run, latest_checkpoint, save_checkpoint, save_weights
+from sptcore.runs.device import pick_device
 from sptcore.tasks.base import Batch
 from sptcore.training.config import TrainConfig, parse_interval, read_config
 from sptcore.training.datasets import default_workers, load_batches
 from sptcore.training.distributed import ALONE, Group
 from sptcore.training.evaluate import Evaluation, Interrupted, Running, evaluate_model
 from sptcore.training.optim import base_lr, build_optimizer, lr_factor, set_lr
-from sptcore.training.prepare import Prepared, build_model, pick_device, prepare
+from sptcore.training.prepare import Prepared, build_model, memory_mb, prepare
 from sptcore.training.sampler import Draw, EpochSampler
 from sptcore.training.state import AveragedWeights, Meters, TrainState
 from sptcore.training.step import Stepper, StepResult
@@ -198,7 +199,7 @@ class Trainer:
         step = self.state.step
         timing = {"seconds": round(seconds, 3), "img_per_s": round(images / max(seconds, 1e-9), 2)}
         epoch = step / self.sampler.steps_per_epoch
-        self.log.append({"step": step, "epoch": epoch, **values, **timing, "memory_mb": round(_memory_mb(self.device))})
+        self.log.append({"step": step, "epoch": epoch, **values, **timing, "memory_mb": round(memory_mb(self.device))})
 
     def _warn(self, message: str) -> None:
         if self.group.is_leader:
@@ -301,15 +302,6 @@ class Trainer:
 
 def _as_text(values: dict[str, float]) -> dict[str, str]:
     return {name: f"{value:.6g}" for name, value in values.items()}
-
-
-def _memory_mb(device: torch.device) -> float:
-    """Peak memory so far: of the device on CUDA, of the process otherwise."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _set_determinism(config: TrainConfig) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sptcore.data.locate import open_index
 from sptcore.data.records import DatasetIndex
-from sptcore.errors import DataError, EnvironmentFault, IntegrityError, UsageError
+from sptcore.errors import DataError, IntegrityError
 from sptcore.labels.build import ensure_labels
 from sptcore.labels.store import LabelStore
 from sptcore.models.config import STRIDES, BackboneConfig
@@ -115,17 +115,13 @@ def label_strides(backbone: BackboneConfig) -> tuple[int, ...]:
     return tuple(STRIDES[stage - 1] for stage in sorted(stages))
 
 
-def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is CUDA where there is one. Raises EnvironmentFault for one that is absent."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"no device '{name}'", hint="auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise EnvironmentFault(f"device {name} is not available", hint="--device cpu, or see: spt doctor")
-    return device
+def memory_mb(device: torch.device) -> float:
+    """Peak memory so far: of the device on CUDA, of the process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def build_model(task: Task, spec: ModelSpec, config: TrainConfig, progress: Progress = SILENT) -> nn.Module:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sptcore.labels.geometry import Geometry, fit, whole_image
 from sptcore.labels.pyramid import levels
 from sptcore.labels.transform import labels_for
-from sptcore.training.augment import Geometry, draw_geometry, fit, whole_image
+from sptcore.training.augment import draw_geometry
 from sptcore.training.config import TrainConfig, load_preset, make_config
 
 PAPER = make_config(load_preset("detect-paper"))
