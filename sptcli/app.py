@@ -46,6 +46,8 @@ import typer
 from sptcli.dispatch import Entry, SptGroup
 
 COMMANDS: dict[str, Entry] = {
+    "train": Entry("sptcli.train", "Train and test", "train a detector that selects its tokens"),
+    "viz-selection": Entry("sptcli.viz_selection", "Look", "heat maps of the tokens a model selects"),
     "models": Entry("sptcli.models", "Setup", "the models: parameters, cost, origin, weights that fit"),
     "config": Entry("sptcli.config", "Setup", "show, write or check settings, and where each comes from"),
     "doctor": Entry("sptcli.doctor", "Setup", "versions, devices, folders and self-tests, with cures"),

@@ -19,6 +19,7 @@ from sptcore.viz.heatmap import colours
 INK, SOFT, LINE, PAPER = "#16191d", "#667080", "#dfe3e8", "#ffffff"
 BAR, BAR_LABEL = "#2f6fde", "#e4572e"
 LEAST_SIDE, MOST_SIDE = 440, 1280
+STRIP_HEIGHT = 8.4  # in units of body type
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,18 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """A colour scale: the colour map, what its two ends mean, and how many steps lie between."""
+class Strip:
+    """The bars of one model, in a row."""
 
+    title: str
+    bars: Sequence[Bar]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A colour scale: what it shows, the colour map, what its two ends mean, and how many steps lie between."""
+
+    title: str
     colormap: str
     low: str
     high: str
@@ -57,7 +67,7 @@ class Figure:
     heading: str
     panels: Sequence[Panel]
     subheading: str = ""
-    bars: Sequence[Bar] = ()
+    strips: Sequence[Strip] = ()
     scale: Scale | None = None
     badge: str = ""
 
@@ -91,7 +101,7 @@ def draw(figure: Figure, *, columns: int | None = None) -> Image.Image:
     sheet = _Sheet(figure, columns or min(3, len(figure.panels)))
     sheet.heading()
     sheet.panels()
-    if figure.bars or figure.scale:
+    if figure.strips or figure.scale:
         sheet.footer()
     return sheet.picture
 
@@ -112,7 +122,8 @@ class _Sheet:
         self.width = 2 * self.margin + content + (columns - 1) * self.gap
         self.top = self.margin + round((3.6 if figure.subheading else 2.2) * self.unit)
         self.panel_end = self.top + self.rows * (self.cell_height + self.caption)
-        footer = 9 * self.unit if figure.bars or figure.scale else 0
+        strips = max(len(figure.strips), 1 if figure.scale else 0)
+        footer = round((STRIP_HEIGHT * strips + 0.6) * self.unit) if strips else 0
         self.picture = Image.new("RGB", (self.width, self.panel_end + footer + self.margin // 2), PAPER)
         self.pen = ImageDraw.Draw(self.picture)
 
@@ -167,22 +178,22 @@ class _Sheet:
         self.pen.line((self.margin, top, self.width - self.margin, top), fill=LINE)
         scale_width = min(16 * self.unit, (self.width - 2 * self.margin) * 0.3) if self.figure.scale else 0
         right = self.width - self.margin
-        if self.figure.bars:
-            gap = 2.5 * self.unit if scale_width else 0
-            self.ratio_strip(self.margin, top + self.unit, right - scale_width - gap)
+        strip_end = right - scale_width - (2.5 * self.unit if scale_width else 0)
+        for place, strip in enumerate(self.figure.strips):
+            self.ratio_strip(strip, self.margin, top + (1 + place * STRIP_HEIGHT) * self.unit, strip_end)
         if self.figure.scale:
             self.colour_scale(self.figure.scale, right - scale_width, top + self.unit, right)
 
-    def ratio_strip(self, left: float, top: float, right: float) -> None:
-        labelled = any(bar.label_ratio is not None for bar in self.figure.bars)
-        title = "selected tokens, by stage.block" + ("; line: label" if labelled else "")
+    def ratio_strip(self, strip: Strip, left: float, top: float, right: float) -> None:
+        """A bar for every block; those of another stage stand a little apart."""
+        labelled = any(bar.label_ratio is not None for bar in strip.bars)
+        title = strip.title + ("; line: label" if labelled else "")
         self.text(left, top, self.shorten(title, right - left, 0.85), size=0.85, fill=SOFT)
-        step = min(4.2 * self.unit, (right - left) / len(self.figure.bars))
+        step = min(4.2 * self.unit, (right - left) / (len(strip.bars) + 0.5))
         ceiling, floor = top + 2.9 * self.unit, top + 5.8 * self.unit
-        stages = [bar.stage for bar in self.figure.bars]
-        for place, bar in enumerate(self.figure.bars):
-            shift = 0.6 * self.unit * (stages[place] != stages[0]) if step >= 3 * self.unit else 0
-            self.bar(bar, left + place * step + shift, step, ceiling, floor)
+        for place, bar in enumerate(strip.bars):
+            later_stages = len({other.stage for other in strip.bars[:place]} - {bar.stage})
+            self.bar(bar, left + (place + 0.15 * later_stages) * step, step, ceiling, floor)
 
     def bar(self, bar: Bar, x: float, step: float, ceiling: float, floor: float) -> None:
         """One block: a track to 100 %, the selected share in it, the figure above, the name below."""
@@ -201,7 +212,7 @@ class _Sheet:
         wide, tall = round(right - left), round(1.1 * self.unit)
         levels = np.floor(np.linspace(0, scale.steps + 1, wide, endpoint=False)) / max(1, scale.steps)
         strip = np.repeat(colours(levels[None].astype(np.float32), scale.colormap), tall, axis=0)
-        self.text(left, top, "blocks that selected the pixel", size=0.85, fill=SOFT)
+        self.text(left, top, scale.title, size=0.85, fill=SOFT)
         y = round(top + 2.9 * self.unit)
         self.picture.paste(Image.fromarray(strip), (round(left), y))
         self.text(left, y + 1.5 * self.unit, scale.low, size=0.85)

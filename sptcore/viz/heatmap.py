@@ -25,6 +25,7 @@ COLORMAPS = {
     "jet": cv2.COLORMAP_JET,
     "bone": cv2.COLORMAP_BONE,
 }
+BRIGHT_PARTS = {"turbo": (0.07, 0.9), "jet": (0.05, 0.92)}  # their ends are too dark to be told apart over an image
 STYLES = ("heat", "mask", "dots")
 
 
@@ -113,14 +114,15 @@ def _block_numbers(blocks: str, count: int) -> list[int]:
 
 
 def colours(heat: np.ndarray, colormap: str) -> np.ndarray:
-    """RGB uint8 (H, W, 3) of a heat map in [0, 1]. Raises UsageError for an unknown colour map."""
+    """RGB uint8 (H, W, 3) of a heat map in [0, 1], on the bright part of a map. Raises UsageError for no such map."""
     if colormap not in COLORMAPS:
         raise UsageError(
             f"no colour map {colormap!r}",
             where="--colormap",
             hint=did_you_mean(colormap, COLORMAPS) or f"choose one of: {', '.join(COLORMAPS)}",
         )
-    levels = np.rint(np.clip(heat, 0, 1) * 255).astype(np.uint8)
+    low, high = BRIGHT_PARTS.get(colormap, (0.0, 1.0))
+    levels = np.rint((low + (high - low) * np.clip(heat, 0, 1)) * 255).astype(np.uint8)
     return cv2.applyColorMap(levels, COLORMAPS[colormap])[..., ::-1]
 
 
@@ -141,7 +143,7 @@ def overlay(
     if style == "heat":
         return _blend(image, colours(heat, colormap), opacity)
     if style == "mask":
-        return _shade(image, heat, colours(np.full((1, 1), 0.72), colormap)[0, 0], opacity)
+        return _shade(image, heat, colours(np.full((1, 1), 0.8), colormap)[0, 0], opacity)
     return _dots(image, layers, heat, colormap, opacity)
 
 

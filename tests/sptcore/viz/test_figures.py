@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sptcore.viz.figures import BAR, Bar, Figure, Panel, Scale, display_size, draw, fit, percent
+from sptcore.viz.figures import BAR, Bar, Figure, Panel, Scale, Strip, display_size, draw, fit, percent
 
 
 def panel(height: int = 60, width: int = 90, grey: int = 10) -> Panel:
@@ -52,7 +52,7 @@ def test_the_badge_is_drawn_on_every_panel_and_only_when_asked() -> None:
 
 def bar_pixels(ratio: float) -> int:
     colour = np.array([int(BAR[at : at + 2], 16) for at in (1, 3, 5)])
-    picture = np.asarray(draw(Figure("h", [panel(100, 900)], bars=[Bar(3, "3.1", ratio)])))
+    picture = np.asarray(draw(Figure("h", [panel(100, 900)], strips=[Strip("t", [Bar(3, "3.1", ratio)])])))
     return int((picture == colour).all(-1).sum())
 
 
@@ -64,8 +64,17 @@ def test_bars_are_as_high_as_their_ratio() -> None:
 
 def test_footer_with_labels_and_scale_and_a_long_heading() -> None:
     bars = [Bar(3, f"3.{block}", 0.3, 0.2) for block in range(1, 19)] + [Bar(4, "4.1", 0.5, 0.4)]
-    figure = Figure("long " * 100, [panel()], "and " * 100, bars, Scale("turbo", "none", "all 19", 19), "demo weights")
+    figure = Figure(
+        "long " * 100,
+        [panel()],
+        "and " * 100,
+        [Strip("s", bars)],
+        Scale("title", "turbo", "none", "all 19", 19),
+        "demo weights",
+    )
     without = draw(Figure("h", [panel()]))
+    two_strips = draw(Figure("h", [panel()], strips=[Strip("a", bars), Strip("b", bars)]))
+    assert two_strips.height > draw(figure).height
     assert draw(figure).height > without.height
     assert draw(figure).width == without.width
 

@@ -1,0 +1,75 @@
+"""Showing an image to a model and taking down what its blocks selected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from sptcore.errors import UsageError
+from sptcore.labels.geometry import Geometry, whole_image
+from sptcore.labels.transform import labels_for
+from sptcore.models.backbone import HierarchicalBackbone
+from sptcore.runs.models import LoadedModel
+from sptcore.tasks.detector import Normalise
+from sptcore.viz.heatmap import Layer
+
+DIVISOR = 32
+
+
+def backbone_of(loaded: LoadedModel) -> HierarchicalBackbone:
+    """The backbone inside a model of any task."""
+    return next(module for module in loaded.model.modules() if isinstance(module, HierarchicalBackbone))
+
+
+def frame_of(loaded: LoadedModel, image: np.ndarray, resolution: tuple[int, int] | None = None) -> Geometry:
+    """How `image` (H, W, 3) is fitted into `resolution`, by default the one the model was trained for."""
+    return whole_image(image.shape[1], image.shape[0], resolution or loaded.spec.resolution)
+
+
+@torch.inference_mode()
+def look(loaded: LoadedModel, image: np.ndarray, geometry: Geometry, mask: np.ndarray | None = None) -> list[Layer]:
+    """What every selecting block of the model selects in `image` (H, W, 3) uint8 RGB, in block order.
+
+    The image is fitted by `geometry` and padded to a multiple of 32, as in evaluation. `mask` (H, W), the object
+    pixels, is needed by a model that selects by ground truth; raises UsageError where such a model gets none.
+    """
+    backbone = backbone_of(loaded)
+    if backbone.config.selector == "ground_truth" and mask is None:
+        raise UsageError("this model selects by labels", hint="show it a data set, not a lone image")
+    width, height = geometry.out
+    shape = tuple(-(-side // DIVISOR) * DIVISOR for side in (height, width))
+    padded = np.zeros((1, 3, *shape), np.uint8)
+    padded[0, :, :height, :width] = geometry.image(image).transpose(2, 0, 1)
+    device = next(backbone.parameters()).device
+    pixels = Normalise().to(device)(torch.from_numpy(padded).to(device), [(height, width)])
+    labels = None if mask is None else _label_tensors(mask, geometry, shape, device)
+    features = backbone(pixels, torch.tensor([[height, width]]), labels)
+    return [
+        Layer(one.selection.mask[0].cpu().numpy(), one.stride, one.stage, one.block + 1, (height, width))
+        for one in features.selections
+    ]
+
+
+def label_grids(mask: np.ndarray, geometry: Geometry, strides: Iterable[int]) -> dict[int, np.ndarray]:
+    """The selection labels of an object mask (H, W) in the frame of the network, by stride."""
+    return labels_for(mask, geometry.affine, geometry.out, strides)
+
+
+def label_layers(layers: Iterable[Layer], mask: np.ndarray, geometry: Geometry) -> list[Layer]:
+    """What each of `layers` should have selected: the labels at its stride, in its place."""
+    layers = list(layers)
+    grids = label_grids(mask, geometry, {layer.stride for layer in layers})
+    return [Layer(grids[one.stride], one.stride, one.stage, one.block, one.frame) for one in layers]
+
+
+def _label_tensors(
+    mask: np.ndarray, geometry: Geometry, shape: tuple[int, ...], device: torch.device
+) -> dict[int, torch.Tensor]:
+    tensors = {}
+    for stride, grid in label_grids(mask, geometry, (4, 8, 16, 32)).items():
+        padded = np.zeros((1, shape[0] // stride, shape[1] // stride), bool)
+        padded[0, : grid.shape[0], : grid.shape[1]] = grid
+        tensors[stride] = torch.from_numpy(padded).to(device)
+    return tensors

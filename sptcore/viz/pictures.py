@@ -1,0 +1,101 @@
+"""From what a person names (an image, a folder, a pattern, a data set) to images, with their objects where known."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sptcore.data.images import find_image, read_image
+from sptcore.data.locate import open_index
+from sptcore.data.rasterize import touch_mask
+from sptcore.data.records import ImageRecord
+from sptcore.errors import DataError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a data set and its images are read: the options every command has that reads data."""
+
+    split: str = "val"
+    root: Path | None = None
+    ann: Path | None = None
+    format: str = "auto"
+    strict: bool = False
+    follow_symlinks: bool = False
+    allow_truncated: bool = False
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file, with its record where it belongs to a data set."""
+
+    path: Path
+    record: ImageRecord | None = None
+    allow_truncated: bool = False
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB. Raises DataError for a file that is missing, broken or not of its annotation's size."""
+        size = None if self.record is None else (self.record.width, self.record.height)
+        return read_image(self.path, size=size, allow_truncated=self.allow_truncated)
+
+    def object_mask(self) -> np.ndarray | None:
+        """(H, W) uint8: the pixels that selection labels are made from; None for an image without annotations."""
+        return None if self.record is None else touch_mask(self.record)
+
+
+def find_pictures(source: str, reading: Reading, *, limit: int | None = None) -> list[Picture]:
+    """The images that `source` names: a file, a pattern, a folder of images, or else a data set (its first `limit`).
+
+    Raises DataError when nothing is there, saying where it was looked for.
+    """
+    path = Path(source)
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return [Picture(path, allow_truncated=reading.allow_truncated)]
+    if glob.has_magic(source) and not path.exists():
+        return _lone(sorted(map(Path, glob.glob(source, recursive=True))), source, reading)[:limit]
+    if path.suffix.lower() in SUFFIXES:
+        raise DataError("no such image", where=source)
+    if path.is_dir() and reading.ann is None:
+        found = [one for one in sorted(path.iterdir()) if one.suffix.lower() in SUFFIXES]
+        if found:
+            return _lone(found, source, reading)[:limit]
+    return _of_data(source, reading, limit)
+
+
+def _lone(paths: Sequence[Path], source: str, reading: Reading) -> list[Picture]:
+    images = [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not images:
+        raise DataError("no image there", where=source, hint=f"images end in {', '.join(sorted(SUFFIXES))}")
+    return [Picture(path, allow_truncated=reading.allow_truncated) for path in images]
+
+
+def _of_data(source: str, reading: Reading, limit: int | None) -> list[Picture]:
+    options: dict[str, Any] = {"root": reading.root, "ann": reading.ann, "format": reading.format}
+    index = open_index(
+        source,
+        reading.split,
+        strict=reading.strict,
+        follow_symlinks=reading.follow_symlinks,
+        size=reading.size,
+        **options,
+    )
+    if not index.records:
+        raise DataError("no image in this split", where=str(index.annotation_path))
+    return [
+        Picture(
+            find_image(index.image_root, record.file_name, follow_symlinks=reading.follow_symlinks),
+            record,
+            reading.allow_truncated,
+        )
+        for record in index.records[:limit]
+    ]
