@@ -16,8 +16,8 @@ from sptcore.data.records import DatasetIndex
 from sptcore.data.sample.tiny_layout import portraits
 
 LABELS_SHA256 = {
-    "bdd": "82a11770894d9dfa0d3d10003783f7c11f451b90aff1c28ea3039c830be35673",
-    "voc": "63a1b2a54d03119ac54dda55159ba3c051016c27b9b5d89693fa19c7616c8fa9",
+    "bdd": "25da16bff8f43ab0885e7902b724f4e5b31585e169ef2a57e27a4a7e26e45e6f",
+    "voc": "77eb9d827e57df6d38bbd477c50d4801a2b319846a2568321686d5766b93b7fe",
     "tiny-imagenet": "82bb97336c7f02146987e6f85f85caf3efe8eca1f5decfcbf4f600bd7e9c5ae1",
 }
 OUTLINES = "labels/ins_seg/polygons/ins_seg_{split}.json"

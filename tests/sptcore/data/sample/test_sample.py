@@ -21,11 +21,11 @@ from sptcore.errors import EnvironmentFault
 
 PIXELS_SHA256 = {
     "train": "2afc40bb04bf37d32edd348a01b4282c251d6f6626bbfdb18c5ffddb684a7892",
-    "val": "af72e133bda3bbd5abbe7770d04842a37df6b5861fb1e3d49c651c2677ef0950",
+    "val": "48f96bf252b5572d38fd474e4ba8db2c75a8c74547bd02b4b0be1506ed500778",
 }
 JSON_SHA256 = {
     "train": "e4282294dd1e2e6aae0a019d905e169e1b75f338a15bceb073f2554a482a622b",
-    "val": "16d96c17beb21d7d6fd14f7587831ab1c3585d3c6f4fc80a1fd416744e9f7b21",
+    "val": "15bd33377b35b942e55e432a7d3b7783f124b2f98c074257745329166bb1ca97",
 }
 
 
