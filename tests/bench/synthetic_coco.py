@@ -24,7 +24,9 @@ def write_synthetic(path: Path, images: int = FULL_IMAGES, seed: int = 7) -> Pat
     owner = np.sort(draw.integers(0, images - max(1, images // 100), annotations))
     order = np.argsort(draw.random(images)[owner], kind="stable")
     with path.open("w", encoding="ascii") as out:
-        out.write('{"info": {"description": "synthetic", "year": 2017}, "licenses": [{"id": 1, "name": "none"}], "images": [')
+        out.write(
+            '{"info": {"description": "synthetic", "year": 2017}, "licenses": [{"id": 1, "name": "none"}], "images": ['
+        )
         out.write(", ".join(_image(k, size) for k, size in enumerate(sizes)))
         out.write('], "annotations": [')
         for position, k in enumerate(order):
