@@ -36,6 +36,13 @@ class Geometry:
         """Pixels (H, W, 3) uint8 in the new frame, bilinear as in mmdetection."""
         return self._warp(image, cv2.INTER_LINEAR)
 
+    def padded(self, image: np.ndarray, divisor: int = 32) -> np.ndarray:
+        """Pixels as a network takes them: (3, H', W') uint8, zeros to the right and below up to whole divisors."""
+        width, height = (-(-side // divisor) * divisor for side in self.out)
+        result = np.zeros((3, height, width), np.uint8)
+        result[:, : self.out[1], : self.out[0]] = self.image(image).transpose(2, 0, 1)
+        return result
+
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """An instance mask (H, W) uint8 in the new frame, nearest pixel."""
         return self._warp(mask, cv2.INTER_NEAREST_EXACT)

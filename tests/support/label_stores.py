@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from sptcore.labels.store import Flag, LabelEntry, LabelStore, LabelWriter, StoreHeader, schema
+from tests.support.miniatures import write_coco_file
 
 SIZES = [(1, 1), (31, 33), (1, 4000), (48, 64), (100, 75), (427, 640)]
 
@@ -88,3 +89,29 @@ def _seal_of(file: h5py.File) -> str:
     strides = tuple(int(stride) for stride in attributes["strides"].split(","))
     index = {name: file[name][:] for name in schema.index_names(strides)}
     return schema.seal(attributes, index, file["report/json"][:].tobytes())
+
+
+def coco_set(root: Path, count: int, seed: int = 0) -> Path:
+    """A COCO train set of `count` images without picture files: polygons, crowds, boxes only, empty images."""
+    rng = np.random.default_rng(seed)
+    document: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "thing"}]}
+    for number in range(count):
+        width, height = (int(side) for side in rng.integers(20, 90, 2))
+        image_id = 3 * number + 1
+        document["images"].append({"id": image_id, "file_name": f"{number:04d}.png", "width": width, "height": height})
+        for _ in range(int(rng.integers(0, 4))):
+            document["annotations"].append(_annotation(rng, len(document["annotations"]) + 1, image_id, width, height))
+    return write_coco_file(root / "annotations" / "instances_train2017.json", document).parents[1]
+
+
+def _annotation(rng: np.random.Generator, number: int, image_id: int, width: int, height: int) -> dict[str, Any]:
+    x, y = float(rng.uniform(0, width - 8)), float(rng.uniform(0, height - 8))
+    w, h = float(rng.uniform(3, width - x)), float(rng.uniform(3, height - y))
+    made = {"id": number, "image_id": image_id, "category_id": 1, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
+    if number % 3 == 0:
+        return made | {"segmentation": []}
+    if number % 7 == 0:
+        first = int(rng.integers(0, width * height - 60))
+        counts = [first, 50, width * height - first - 50]
+        return made | {"iscrowd": 1, "segmentation": {"size": [height, width], "counts": counts}}
+    return made | {"segmentation": [[x, y, x + w, y, x + w / 2, y + h]]}

@@ -1,0 +1,29 @@
+"""make-labels: from a data set to its label store, and back to check it.
+
+`build_labels` builds one, `ensure_labels` finds or builds the one that belongs to a data set, `verify_labels` derives
+everything again, `check_store` tells whether a store belongs to a data set at all.
+"""
+
+from sptcore.data.lock import build_lock
+from sptcore.labels.build.check import check_store, verify_labels
+from sptcore.labels.build.ensure import ensure_labels, label_path, usable_processors
+from sptcore.labels.build.job import BuildReport, build_labels, check_target, summarise
+from sptcore.labels.build.recipe import SOURCES, LabelSource, Recipe
+from sptcore.labels.build.staging import Shard
+
+__all__ = [
+    "SOURCES",
+    "BuildReport",
+    "LabelSource",
+    "Recipe",
+    "Shard",
+    "build_labels",
+    "build_lock",
+    "check_store",
+    "check_target",
+    "ensure_labels",
+    "label_path",
+    "summarise",
+    "usable_processors",
+    "verify_labels",
+]
