@@ -4,7 +4,6 @@
 everything again, `check_store` tells whether a store belongs to a data set at all.
 """
 
-from sptcore.data.lock import build_lock
 from sptcore.labels.build.check import check_store, verify_labels
 from sptcore.labels.build.ensure import ensure_labels, label_path, usable_processors
 from sptcore.labels.build.job import BuildReport, build_labels, check_target, summarise
@@ -18,7 +17,6 @@ __all__ = [
     "Recipe",
     "Shard",
     "build_labels",
-    "build_lock",
     "check_store",
     "check_target",
     "ensure_labels",

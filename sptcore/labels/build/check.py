@@ -8,7 +8,7 @@ import numpy as np
 
 from sptcore.data.records import DatasetIndex, ImageRecord
 from sptcore.errors import IntegrityError
-from sptcore.labels.build.recipe import CANVAS, Recipe, fingerprint
+from sptcore.labels.build.recipe import Recipe, fingerprint
 from sptcore.labels.pyramid import levels
 from sptcore.labels.store import LabelEntry, LabelStore
 from sptcore.labels.store.schema import WHOLE
@@ -59,8 +59,7 @@ def first_difference(store: LabelStore, index: DatasetIndex) -> str | None:
         if len(missing):
             return f"image {missing[0]} is not in the store"
         return f"image {extra[0]} of the store is not in the annotations" if len(extra) else "the order of the images"
-    scale = CANVAS if store.header.params.get("source") == "image" else 1
-    sizes = scale * np.array([(record.width, record.height) for record in index.records], dtype=np.int64).reshape(-1, 2)
+    sizes = np.array([(record.width, record.height) for record in index.records], dtype=np.int64).reshape(-1, 2)
     found = np.stack([store.index["image/width"], store.index["image/height"]], axis=1)
     changed = np.flatnonzero((sizes != found).any(axis=1))
     if not len(changed):
@@ -86,7 +85,7 @@ def verify_labels(
         check_store(path, index, part=store.header.part)
         store.verify(progress)
         source = store.header.params.get("source")
-        recipe = Recipe(store.strides, source)  # type: ignore[arg-type]
+        recipe = Recipe.of(index, store.strides, source)  # type: ignore[arg-type]
         records = [record for record in index.records if record.image_id in store]
         if sample is not None and sample < len(records):
             records = [records[k] for k in np.linspace(0, len(records) - 1, sample).round().astype(int).tolist()]

@@ -41,7 +41,7 @@ def ensure_labels(
     Raises IntegrityError for a store of other annotations or another set of images, EnvironmentFault for a named file
     that is not there, and what `build_labels` raises.
     """
-    recipe = Recipe(tuple(strides), source)
+    recipe = Recipe.of(index, strides, source)
     if str(labels) != "auto":
         path = Path(labels).expanduser()
         check_store(path, index)

@@ -64,7 +64,7 @@ def build_labels(
     that was stopped are used. Raises EnvironmentFault (cannot write there, built by another process), IntegrityError
     (what is to be resumed is of another source), DataError (a mask picture is wrong), ResourceError (a worker died).
     """
-    started, out, recipe = time.monotonic(), Path(out), Recipe(tuple(strides), source)
+    started, out, recipe = time.monotonic(), Path(out), Recipe.of(index, strides, source)
     check_target(out, index, replace=force or resume)
     with build_lock(out, progress=progress):
         if out.exists() and resume and not force:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,6 +13,7 @@ import msgspec
 import numpy as np
 
 from sptcore import __version__
+from sptcore.data.padding import NO_PADDING, image_mask
 from sptcore.data.rasterize import PixelRule, counted_instances, object_pixels, touch_mask
 from sptcore.data.records import DatasetIndex, ImageRecord, Instance
 from sptcore.errors import DataError, did_you_mean
@@ -22,7 +24,6 @@ from sptcore.labels.store.schema import WHOLE
 LabelSource = Literal["auto", "boxes", "masks", "image"]
 SOURCES: tuple[str, ...] = get_args(LabelSource)
 BOX_CONVENTION = "half-open pixels; labels: pixels a box touches; object_pixels: pixels whose centre it holds"
-CANVAS = 2  # IN-S: the image lies upper left on a canvas of twice its width and height
 _SHOWN = 5
 
 
@@ -31,12 +32,29 @@ class Recipe:
     """What the labels of an image are made from.
 
     `source`: "auto" takes an object's mask and its box where there is none, "masks" and "boxes" only these; "image" is
-    for classification on a padded canvas (IN-S): the label is the quadrant the image lies in.
+    for classification on a black canvas (IN-S): the label is where the image itself lies, `padding` the canvas.
     Raises ValueError for unknown sources and for strides that are no powers of two.
     """
 
     strides: tuple[int, ...] = DEFAULT_STRIDES
     source: LabelSource = "auto"
+    padding: tuple[int, int] = NO_PADDING
+
+    @classmethod
+    def of(cls, index: DatasetIndex, strides: Iterable[int], source: LabelSource) -> Recipe:
+        """The recipe for a data set: on a padded one "auto" is "image", the paper's label for it.
+
+        Raises DataError for masks of a set without masks, and for the image's place on a canvas where there is none.
+        """
+        padded = index.padding != NO_PADDING
+        recipe = cls(tuple(strides), "image" if source == "auto" and padded else source, index.padding)
+        where = str(index.annotation_path)
+        if recipe.source == "masks" and not index.has_masks:
+            raise DataError("the data set has no masks", where=where, hint="use --from boxes, or auto")
+        if recipe.source == "image" and not padded:
+            hint = "cut it with spt make-sparse --pad 2x2 first, or use --from boxes"
+            raise DataError("the images do not lie on a padded canvas", where=where, hint=hint)
+        return recipe
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strides", checked_strides(self.strides))
@@ -56,16 +74,14 @@ class Recipe:
             "source": self.source,
             "split": index.split,
             "strides": list(self.strides),
+            "padding": list(self.padding),
             "crowd": rule.crowd,
             "difficult": rule.difficult,
             "void": rule.void,
         }
 
     def header(self, index: DatasetIndex, part: str = WHOLE) -> StoreHeader:
-        """The header of the store of `index`. Raises DataError where masks are asked for and there are none."""
-        if self.source == "masks" and not index.has_masks:
-            where = str(index.annotation_path)
-            raise DataError("the data set has no masks", where=where, hint="use --from boxes, or auto")
+        """The header of the store of `index`."""
         sha256, size = fingerprint(index)
         return StoreHeader(
             tool_version=__version__,
@@ -83,7 +99,8 @@ class Recipe:
     def entry(self, record: ImageRecord) -> LabelEntry:
         """Mask, counts and flags of one image. Raises DataError for a mask picture that is missing or wrong."""
         if self.source == "image":
-            return _quadrant(record)
+            mask = image_mask(record, self.padding)
+            return LabelEntry(record.image_id, record.file_name, mask, int(np.count_nonzero(mask)), 1)
         instances = counted_instances(record, self.rule)
         mask = touch_mask(record, self.rule)
         by_box = [self.source == "boxes" or instance.segmentation is None for instance in instances]
@@ -102,12 +119,6 @@ def _flags(instances: list[Instance], touched: int, *, only_boxes: bool) -> Flag
     if only_boxes:
         flags |= Flag.BOX_ONLY
     return flags
-
-
-def _quadrant(record: ImageRecord) -> LabelEntry:
-    mask = np.zeros((CANVAS * record.height, CANVAS * record.width), dtype=np.uint8)
-    mask[: record.height, : record.width] = 1
-    return LabelEntry(record.image_id, record.file_name, mask, record.height * record.width, 1)
 
 
 def fingerprint(index: DatasetIndex) -> tuple[str, int]:

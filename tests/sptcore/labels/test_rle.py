@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from sptcore.labels.store.rle import decode, encode, run_lengths
+from sptcore.labels.store.rle import decode, encode
 
 
 @settings(max_examples=150, deadline=None)
@@ -29,7 +29,6 @@ def test_long_runs_and_negative_differences():
     mask[:, 1000:1001] = 1
     mask[17, 3] = 1
     np.testing.assert_array_equal(decode(encode(mask), 4000, 5000), mask)
-    assert run_lengths(encode(mask)).sum() == mask.size
 
 
 @pytest.mark.parametrize("text", [b"", b"\x00", b"/", b"p", b"ZP", b"o" * 20 + b"0", b"\xff5", b"5\n"])

@@ -6,14 +6,16 @@ import errno
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from sptcore.data.locate import open_index
+from sptcore.data.padding import pad_index
 from sptcore.data.rasterize import object_mask, object_pixels, touch_mask
 from sptcore.data.records import DatasetIndex
 from sptcore.errors import DataError, EnvironmentFault, IntegrityError, SptError, UsageError
-from sptcore.labels.build import Recipe, Shard, build_labels, staging, verify_labels
+from sptcore.labels.build import Shard, build_labels, staging, verify_labels
 from sptcore.labels.pyramid import box_levels, levels
 from sptcore.labels.store import Flag, LabelStore, merge_stores
 from tests.support.label_stores import coco_set
@@ -91,25 +93,31 @@ def test_masks_leave_out_objects_that_have_none(index, tmp_path):
         assert store.image(record.image_id).n_objects == sum(i.segmentation is not None for i in record.instances)
 
 
-def test_the_image_quadrant(index, tmp_path):
-    build_labels(index, tmp_path / "labels.h5", source="image")
+@pytest.mark.parametrize("source", ["image", "auto"])
+def test_on_a_padded_canvas_the_label_is_where_the_image_lies(index, tmp_path, source):
+    padded = pad_index(index, (2, 2))
+    build_labels(padded, tmp_path / "labels.h5", source=source)
     store = LabelStore(tmp_path / "labels.h5")
     for record in index.records[:10]:
         image, mask = store.image(record.image_id), store.mask(record.image_id)
         assert (image.width, image.height) == (2 * record.width, 2 * record.height)
         assert mask[: record.height, : record.width].all()
         assert mask.sum() == image.object_pixels == record.width * record.height
-    assert verify_labels(tmp_path / "labels.h5", index, sample=7) == 7
+    assert verify_labels(tmp_path / "labels.h5", padded, sample=7) == 7
+    build_labels(padded, tmp_path / "boxes.h5", source="boxes")
+    assert LabelStore(tmp_path / "boxes.h5").verify() == 50
+    with pytest.raises(IntegrityError, match="another set of images"):
+        verify_labels(tmp_path / "labels.h5", index)
 
 
 def test_what_a_set_lacks_or_a_name_that_is_none(index, tmp_path):
-    import msgspec
-
     bare = msgspec.structs.replace(index, has_masks=False)
     with pytest.raises(DataError, match="no masks"):
         build_labels(bare, tmp_path / "labels.h5", source="masks")
+    with pytest.raises(DataError, match="padded canvas"):
+        build_labels(index, tmp_path / "labels.h5", source="image")
     with pytest.raises(ValueError, match="did you mean 'boxes'"):
-        Recipe(source="boxs")  # type: ignore[arg-type]
+        build_labels(index, tmp_path / "labels.h5", source="boxs")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="powers of two"):
         build_labels(index, tmp_path / "labels.h5", strides=(12,))
     assert list(tmp_path.iterdir()) == []
@@ -268,8 +276,6 @@ def test_a_full_disk_keeps_what_is_done(index, whole, tmp_path, monkeypatch):
 
 
 def test_faulty_data_leave_nothing_behind(tmp_path):
-    import msgspec
-
     from sptcore.data.records import MaskFile
 
     index = open_index(coco_set(tmp_path / "set", 20), "train")

@@ -11,9 +11,10 @@ import threading
 import pytest
 
 from sptcore.data.locate import open_index
+from sptcore.data.lock import build_lock
 from sptcore.errors import EnvironmentFault
 from sptcore.files import TEMP_MARK
-from sptcore.labels.build import build_labels, build_lock
+from sptcore.labels.build import build_labels
 from tests.support.label_stores import coco_set
 from tests.support.listening import Listener
 
@@ -37,7 +38,7 @@ def test_another_target_is_another_lock(tmp_path):
 def test_a_dead_owner_does_not_matter(tmp_path):
     out = tmp_path / "labels.h5"
     code = (
-        "import os, sys; from pathlib import Path; from sptcore.labels.build import build_lock\n"
+        "import os, sys; from pathlib import Path; from sptcore.data.lock import build_lock\n"
         "lock = build_lock(Path(sys.argv[1])); lock.__enter__(); print('held', flush=True); os.kill(os.getpid(), 9)"
     )
     ran = subprocess.run([sys.executable, "-c", code, out], capture_output=True, text=True, check=False)
