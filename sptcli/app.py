@@ -46,7 +46,10 @@ import typer
 from sptcli.dispatch import Entry, SptGroup
 
 COMMANDS: dict[str, Entry] = {
+    "prepare": Entry("sptcli.prepare", "Data", "unpack and check a data set, name what is missing"),
     "train": Entry("sptcli.train", "Train and test", "train a detector that selects its tokens"),
+    "evaluate": Entry("sptcli.evaluate", "Train and test", "AP, selection and MACs of a run on a data set"),
+    "profile": Entry("sptcli.profile", "Efficiency", "parameters, multiply-accumulates, latency and memory of models"),
     "viz-selection": Entry("sptcli.viz_selection", "Look", "heat maps of the tokens a model selects"),
     "models": Entry("sptcli.models", "Setup", "the models: parameters, cost, origin, weights that fit"),
     "config": Entry("sptcli.config", "Setup", "show, write or check settings, and where each comes from"),
