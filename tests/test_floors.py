@@ -172,7 +172,7 @@ def test_nothing_is_left_half_done() -> None:
     found = []
     for path in MODULES:
         text = path.read_text(encoding="utf-8")
-        marks = ("TO" + "DO", "FIX" + "ME", "NotImplemented" + "Error")
+        marks = ("TO" + "DO", "FIX" + "ME", "raise NotImplemented" + "Error")
         found += [f"{path}: {mark}" for mark in marks if mark in text]
         found += [f"{path}: no docstring"] * bool(text.strip() and not ast.get_docstring(tree_of(path)))
         found += [f"{path}: print(), results go through the console" for name in called_names(path) if name == "print"]
