@@ -46,6 +46,7 @@ import typer
 from sptcli.dispatch import Entry, SptGroup
 
 COMMANDS: dict[str, Entry] = {
+    "make-labels": Entry("sptcli.make_labels", "Data", "rasterise boxes and masks into selection labels (HDF5)"),
     "prepare": Entry("sptcli.prepare", "Data", "unpack and check a data set, name what is missing"),
     "train": Entry("sptcli.train", "Train and test", "train a detector that selects its tokens"),
     "evaluate": Entry("sptcli.evaluate", "Train and test", "AP, selection and MACs of a run on a data set"),
@@ -53,6 +54,7 @@ COMMANDS: dict[str, Entry] = {
     "viz-selection": Entry("sptcli.viz_selection", "Look", "heat maps of the tokens a model selects"),
     "models": Entry("sptcli.models", "Setup", "the models: parameters, cost, origin, weights that fit"),
     "config": Entry("sptcli.config", "Setup", "show, write or check settings, and where each comes from"),
+    "demo": Entry("sptcli.demo", "Setup", "the whole road on the built-in sample, in a few minutes on a CPU"),
     "doctor": Entry("sptcli.doctor", "Setup", "versions, devices, folders and self-tests, with cures"),
 }
 

@@ -154,6 +154,7 @@ class BlockCounts:
     own: int | None = None
     positive: int = 0
     hit: int = 0
+    slots: int = 0
 
     def __add__(self, other: BlockCounts) -> BlockCounts:
         return replace(
@@ -163,6 +164,7 @@ class BlockCounts:
             own=None if self.own is None or other.own is None else self.own + other.own,
             positive=self.positive + other.positive,
             hit=self.hit + other.hit,
+            slots=self.slots + other.slots,
         )
 
     @property
@@ -186,6 +188,11 @@ class BlockCounts:
         return self.positive / max(1, self.valid)
 
     @property
+    def padding_fraction(self) -> float | None:
+        """Share of the containers' slots in which no token sat, 1 - P / (B' L); None without containers."""
+        return 1 - self.selected / self.slots if self.slots else None
+
+    @property
     def recall(self) -> float | None:
         """Share of the tokens with an object that were selected; None when there are none."""
         return self.hit / self.positive if self.positive else None
@@ -198,11 +205,17 @@ class BlockCounts:
 
 def block_counts(features: Features, select_labels: SelectLabels | None) -> list[BlockCounts]:
     """The counts of every selecting block of a batch, in block order; one wait for the device in all."""
+
+    def slots(one: PlacedSelection) -> int:
+        return 0 if one.packing is None else one.packing.num_containers * one.packing.container_len
+
     rows = [_count_row(one, select_labels) for one in features.selections]
     if not rows:
         return []
     return [
-        BlockCounts(one.stage, one.block, one.stride, valid, selected, None if own < 0 else own, positive, hit)
+        BlockCounts(
+            one.stage, one.block, one.stride, valid, selected, None if own < 0 else own, positive, hit, slots(one)
+        )
         for one, (valid, selected, own, positive, hit) in zip(
             features.selections, torch.stack(rows).tolist(), strict=True
         )

@@ -23,10 +23,10 @@ from sptcore.tasks.base import Batch
 from sptcore.training.augment import draw_geometry
 from sptcore.training.config import TrainConfig
 from sptcore.training.sampler import Draw, image_generator
+from sptcore.training.threads import SMALL_IMAGE
 
 _DIVISOR = 32
 _SMALLEST_BOX = 1.0
-_WORKERS_FROM_PIXELS = 300 * 300
 
 Grids = dict[int, np.ndarray]
 GeometryRule = Callable[[ImageRecord, Draw], Geometry]
@@ -209,7 +209,7 @@ def _stack_grids(
 
 def default_workers(res: tuple[int, int], processors: int) -> int:
     """Loading processes when nobody says: none for small images, where they cost more than they save."""
-    return 0 if res[0] * res[1] <= _WORKERS_FROM_PIXELS else min(8, max(1, processors // 2))
+    return 0 if res[0] * res[1] <= SMALL_IMAGE else min(8, max(1, processors // 2))
 
 
 def load_batches(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,14 +11,24 @@ import torch
 from torch import nn
 
 from sptcore.data.records import DatasetIndex
+from sptcore.models.backbone import Features
 from sptcore.progress import SILENT, Progress, track
-from sptcore.tasks.base import BlockCounts, ModelSpec, Task, add_counts, block_counts
+from sptcore.tasks.base import Batch, BlockCounts, ModelSpec, Task, add_counts, block_counts
 from sptcore.tasks.coco_metrics import CocoScores, coco_scores
 from sptcore.training.datasets import ImageDataset, load_batches
 from sptcore.training.ground_truth import coco_truth
 from sptcore.training.sampler import EpochSampler
 from sptcore.training.state import by_stage
 from sptcore.training.stop import StopRequest
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """One image alone: its `frame` (height, width), a multiple of 32, and the `selected` tokens of each block."""
+
+    image_id: int
+    frame: tuple[int, int]
+    selected: tuple[int, ...]
 
 
 class Interrupted(Exception):
@@ -28,13 +39,14 @@ class Interrupted(Exception):
 class Evaluation:
     """What a model came to on a split: `scores` of "bbox" and, with masks, "segm"; `counts` of every selecting block.
 
-    `results`: the detections in COCO's results format; `images`: how many were looked at.
+    `results`: the detections in COCO's results format; `tokens`: what was selected of each image.
     """
 
     images: int
     scores: dict[str, CocoScores]
     counts: list[BlockCounts] = field(default_factory=list)
     results: list[dict[str, Any]] = field(default_factory=list)
+    tokens: list[ImageTokens] = field(default_factory=list)
 
     @property
     def main(self) -> float:
@@ -79,24 +91,21 @@ def evaluate_model(
     """
     results: list[dict[str, Any]] = []
     counts: list[BlockCounts] = []
+    tokens: list[ImageTokens] = []
     model.eval()
-    for found, selected in _run(task, model, spec, dataset, running=running, stop=stop, progress=progress):
-        results += found
-        counts = add_counts(counts, selected) if selected else counts
-    return Evaluation(len(dataset), score(index, results, masks=spec.masks, backend=running.backend), counts, results)
+    for batch in _batches(dataset, running, stop, progress):
+        with torch.inference_mode():
+            predictions, features = task.predict(model, batch, spec)
+            results += [entry for one in predictions for entry in one.to_coco()]
+            selected = block_counts(features, batch.select_labels)
+            counts = add_counts(counts, selected) if selected else counts
+            tokens += _image_tokens(batch, features)
+    scores = score(index, results, masks=spec.masks, backend=running.backend)
+    return Evaluation(len(dataset), scores, counts, results, tokens)
 
 
-def _run(
-    task: Task,
-    model: nn.Module,
-    spec: ModelSpec,
-    dataset: ImageDataset,
-    *,
-    running: Running,
-    stop: StopRequest | None,
-    progress: Progress,
-) -> Iterator[tuple[list[dict[str, Any]], list[BlockCounts]]]:
-    """COCO results and token counts of each batch, every image once."""
+def _batches(dataset: ImageDataset, running: Running, stop: StopRequest | None, progress: Progress) -> Iterator[Batch]:
+    """Every image once, in the order of the data set, on the device."""
     sampler = EpochSampler(len(dataset), running.batch, shuffle=False)
     draws = list(sampler.batches(0))
     draws[-1] = draws[-1][: len(dataset) - running.batch * (len(draws) - 1)]
@@ -104,11 +113,16 @@ def _run(
     for batch in track(batches, progress, "evaluating", len(draws)):
         if stop is not None and stop.cause:
             raise Interrupted
-        here = batch.to(running.device)
-        with torch.inference_mode():
-            predictions, features = task.predict(model, here, spec)
-            counts = block_counts(features, here.select_labels)
-        yield [entry for one in predictions for entry in one.to_coco()], counts
+        yield batch.to(running.device)
+
+
+def _image_tokens(batch: Batch, features: Features) -> list[ImageTokens]:
+    if not features.selections:
+        return []
+    selected = torch.stack([one.selection.counts for one in features.selections], dim=1).tolist()
+    frames = [(32 * math.ceil(height / 32), 32 * math.ceil(width / 32)) for height, width in batch.image_sizes.tolist()]
+    rows = zip(batch.image_ids, frames, selected, strict=True)
+    return [ImageTokens(image_id, frame, tuple(counts)) for image_id, frame, counts in rows]
 
 
 def score(

@@ -27,6 +27,7 @@ from sptcore.training.sampler import Draw, EpochSampler
 from sptcore.training.state import AveragedWeights, Meters, TrainState
 from sptcore.training.step import Stepper, StepResult
 from sptcore.training.stop import StopRequest, stop_requests
+from sptcore.training.threads import fitting_threads
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def fit(
     if resume:
         trainer.resume()
     try:
-        with stop_requests(time_limit) as stop:
+        with fitting_threads(config.res, trainer.device), stop_requests(time_limit) as stop:
             return trainer.train(stop)
     except torch.OutOfMemoryError as error:
         where = f"batch {config.batch} at {config.res[0]}x{config.res[1]}"

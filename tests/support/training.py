@@ -16,13 +16,13 @@ from sptcore.training.config import TrainConfig, make_config
 from sptcore.training.loop import FitReport, fit
 from tests.support.miniatures import mini_coco
 
-STEPS = 6
+STEPS = 4
 
 
 def tiny_config(data: Path, **changes: Any) -> TrainConfig:
-    """Three epochs of two steps, metrics and a checkpoint at each step, validation after each epoch."""
+    """Two epochs of two steps, metrics and a checkpoint at each step, validation after each epoch."""
     values: dict[str, Any] = {
-        "model": "spt-nano", "data": str(data), "res": "64x64", "crop_prob": 0.5, "epochs": 3, "batch": 2,
+        "model": "spt-nano", "data": str(data), "res": "64x64", "crop_prob": 0.5, "epochs": 2, "batch": 2,
         "lr": 1e-3, "scale_lr": False, "warmup": 2, "ema": 0.9, "clip": 5.0, "select_loss_weight": 0.1,
         "log_every": 1, "save_every": "1it", "device": "cpu", "workers": 0,
     }  # fmt: skip

@@ -68,7 +68,7 @@ def test_metrics_have_the_losses_and_the_ratios_of_every_step(whole: Run) -> Non
     for row in steps:
         parts = sum(value for name, value in row.items() if name.startswith("loss_"))
         assert row["loss"] == pytest.approx(parts, rel=1e-6)
-    assert [row["step"] for row in rows if "val.bbox.AP" in row] == [2, 4, 6]
+    assert [row["step"] for row in rows if "val.bbox.AP" in row] == [2, 4]
     assert "val.bbox.AP" in (whole.home / "metrics.csv").read_text().splitlines()[0]
 
 
@@ -140,12 +140,12 @@ def test_a_crash_while_saving_or_validating_is_bit_equal(
 def test_metrics_averaged_over_steps_survive_a_crash_between_two_lines(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"log_every": 4, "save_every": "1it", "accum": 1, "ema": 0.0}
+    settings = {"log_every": 3, "ema": 0.0}
     undisturbed = tiny_run(tmp_path / "whole", data, **settings).run
     take = Stepper.__call__
 
     def crash(self: Stepper, state: Any, batches: Any) -> StepResult:
-        if state.step == 3:
+        if state.step == 2:
             raise Crash
         return take(self, state, batches)
 
@@ -165,7 +165,7 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(
     take = Stepper.__call__
 
     def be_told(self: Stepper, state: Any, batches: Any) -> StepResult:
-        if state.step == 2:
+        if state.step == 1:
             os.kill(os.getpid(), number)
         return take(self, state, batches)
 
@@ -174,7 +174,7 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(Stepper, "__call__", be_told)
         report = fit(tiny_config(data, save_every="1ep"), run)
-    assert (report.stopped, report.step) == (number.name, 3)
+    assert (report.stopped, report.step) == (number.name, 2)
     assert signal.getsignal(number) is before
     assert run.weights.is_file()
     assert str(run.home) in report.resume_command
@@ -256,13 +256,13 @@ def watch_steps(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
 def test_one_loss_that_is_not_finite_is_skipped_and_counted(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch_steps(monkeypatch, {2})
+    watch_steps(monkeypatch, {1})
     listener = Listener()
     run = new_run("train", "tiny", folder=tmp_path / "run")
     report = fit(tiny_config(data), run, progress=listener)
     assert (report.skipped, report.step) == (1, STEPS)
     assert any("not finite" in line for line in listener.lines)
-    assert [row["skipped"] for row in run.metrics() if "loss" in row] == [0, 0, 1, 1, 1]
+    assert [row["skipped"] for row in run.metrics() if "loss" in row] == [0, 1, 1]
     assert all(torch.isfinite(tensor).all() for tensor in load_weights(run.weights)[0].values())
     assert not (run.home / "bad-batches.json").exists()
 
@@ -270,17 +270,17 @@ def test_one_loss_that_is_not_finite_is_skipped_and_counted(
 def test_many_in_a_row_stop_the_run_and_name_the_images(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch_steps(monkeypatch, {3, 4, 5})
+    watch_steps(monkeypatch, {2, 3})
     run = new_run("train", "tiny", folder=tmp_path / "run")
     with pytest.raises(NumericalError) as caught:
         fit(tiny_config(data, max_bad_steps=2), run)
     bad = json.loads((run.home / "bad-batches.json").read_text())
-    assert [entry["step"] for entry in bad] == [3, 4]
+    assert [entry["step"] for entry in bad] == [2, 3]
     assert all(set(entry["image_ids"]) <= {7, 2, 5} for entry in bad)
     assert caught.value.where == str(run.home / "bad-batches.json")
     found = checkpoints.latest_checkpoint(run.checkpoints, pytest.fail)
     assert found is not None
-    assert found[1]["step"] >= 3
+    assert found[1]["step"] == 3
     assert all(torch.isfinite(tensor).all() for tensor in found[1]["model"].values())
 
 

@@ -1,0 +1,153 @@
+"""`spt evaluate`: a run, weights or a results file on a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from sptcli import options
+from sptcli.console import pairs, table
+from sptcli.session import Session
+
+if TYPE_CHECKING:
+    from sptcore.evaluation import EvaluationReport
+
+EXAMPLES = (
+    "spt evaluate",
+    "spt evaluate last --per-class --by-ratio .05,.1,.2,.4",
+    "spt evaluate runs/train/latest --gt-selection",
+    "spt evaluate --predictions found.json --data coco --check-backends",
+    "spt evaluate last --fail-under AP=.20",
+)
+
+
+def command(
+    ctx: typer.Context,
+    run: Annotated[
+        str, typer.Argument(metavar="RUN|WEIGHTS", help="last, a run or its name, a weights file; auto: or the demo's")
+    ] = "last",
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="DATA", help="a data set; without it the run's own")
+    ] = None,
+    split: options.Split = "val",
+    labels: Annotated[str, typer.Option("--labels", metavar="FILE", help="auto (found or built), or a file")] = "auto",
+    root: options.Root = None,
+    ann: options.Ann = None,
+    format: options.Format = "auto",
+    res: options.Res = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="images a forward pass")] = 8,
+    workers: Annotated[int | None, typer.Option("--workers", min=0, help="loading processes")] = None,
+    device: options.Device = "auto",
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", metavar="FILE", help="score this COCO results file, no model")
+    ] = None,
+    save_predictions: Annotated[
+        Path | None, typer.Option("--save-predictions", metavar="FILE", help="write the results in COCO's format")
+    ] = None,
+    backend: Annotated[
+        Literal["faster", "pycocotools"], typer.Option("--backend", help="who works out AP; the digits are the same")
+    ] = "faster",
+    check_backends: Annotated[bool, typer.Option("--check-backends", help="both, and exit 5 if they differ")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="AP of each class")] = False,
+    by_ratio: Annotated[
+        options.Numbers | None,
+        typer.Option("--by-ratio", parser=options.parse_numbers, metavar="R,..", help="AP by object-pixel ratio"),
+    ] = None,
+    gt_selection: Annotated[
+        bool, typer.Option("--gt-selection", help="select by the labels: an upper bound (Fig. 4)")
+    ] = False,
+    select_ratio: Annotated[
+        options.Fraction | None,
+        typer.Option("--select-ratio", parser=options.parse_ratio, metavar="R", help="select the best share R instead"),
+    ] = None,
+    packing: Annotated[
+        Literal["aligned", "stream"] | None,
+        typer.Option("--packing", help="aligned (default): no image depends on another; stream: as in training"),
+    ] = None,
+    fail_under: Annotated[
+        str | None, typer.Option("--fail-under", metavar="AP=.20,..", help="exit 5 when a figure is below")
+    ] = None,
+    strict: options.Strict = False,
+    follow_symlinks: options.FollowSymlinks = False,
+    allow_truncated: options.AllowTruncated = False,
+    size: options.AnnotatedSize = None,
+) -> None:
+    """Evaluate: COCO's twelve figures for boxes and masks, what each block selected of what it should, MACs spent.
+
+    Ratios are over all tokens of the split: selected, labelled, and of the labelled the share selected (recall). The
+    MACs are the backbone's on these images, as it ran.
+    """
+    from sptcore.evaluation import EvaluationSettings, check_demands, evaluate, parse_demands
+    from sptcore.runs.demo import open_weights
+
+    session = Session.of(ctx)
+    demands = parse_demands(fail_under) if fail_under else {}
+    settings = EvaluationSettings(
+        data=data, split=split, labels=labels, root=_text(root), ann=_text(ann), format=format, res=res, batch=batch,
+        workers=workers, device=device, predictions=predictions, save_predictions=save_predictions, backend=backend,
+        check_backends=check_backends, by_ratio=tuple(by_ratio or ()), gt_selection=gt_selection, packing=packing,
+        select_ratio=None if select_ratio is None else float(select_ratio), strict=strict,
+        follow_symlinks=follow_symlinks, allow_truncated=allow_truncated, size=size,
+    )  # fmt: skip
+    subject = None if predictions is not None else open_weights(run)
+    report = evaluate(subject, settings, progress=session.progress)
+    document = report.to_dict()
+    session.show(document, *_views(report, per_class=per_class))
+    artefacts: dict[str, object] = {}
+    if save_predictions is not None:
+        artefacts["predictions"] = save_predictions
+    if subject is not None and subject.folder is not None:
+        artefacts["evaluation"] = subject.write_json("evaluation.json", document)
+    check_demands(report, demands)
+    session.finish(artefacts=artefacts, next=f"spt viz-selection {data or report.data} --weights {report.subject} --gt")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _views(report: EvaluationReport, *, per_class: bool) -> list[Any]:
+    from sptcore.tasks.coco_metrics import METRICS
+
+    about: dict[str, object] = {
+        "evaluated": report.subject,
+        "on": f"{report.data} {report.split}",
+        "images": report.images,
+    }
+    if report.selector is not None:
+        bound = ", an upper bound" if report.selector == "ground_truth" else ""
+        about["selection"] = f"{report.selector}, {report.packing}{bound}"
+    views: list[Any] = [pairs(about)]
+    kinds = list(report.scores)
+    rows = [[name, *(_figure(report.scores[kind].figures[name]) for kind in kinds)] for name in METRICS]
+    views.append(table(["", *kinds], rows))
+    if report.counts:
+        rows = [
+            [one.name, one.select_ratio, one.own_ratio, one.label_ratio, one.recall, one.precision]
+            for one in report.counts
+        ]
+        views.append(table(["block", "selected", "own gate", "labelled", "recall", "precision"], rows))
+    if report.macs is not None:
+        actual, eq9, saved = report.macs.actual / 1e9, report.macs.eq9 / 1e9, 1 - report.macs.actual / report.macs.dense
+        text = f"{actual:.3f} G an image ({saved:.1%} below selecting all; Eq. 9: {eq9:.3f} G)"
+        views.append(pairs({"backbone MACs": text}))
+    if report.bins:
+        rows = [
+            [f"{one.low:g} to {one.high:g}", one.images, *(_figure(one.scores[kind].figures["AP"]) for kind in kinds)]
+            for one in report.bins
+        ]
+        views.append(table(["object ratio", "images", *(f"{kind} AP" for kind in kinds)], rows))
+    if per_class:
+        rows = [
+            [name, *(_figure(report.scores[kind].per_class.get(category_id, -1.0)) for kind in kinds)]
+            for category_id, name in report.class_names.items()
+        ]
+        views.append(table(["class", *(f"{kind} AP" for kind in kinds)], rows))
+    return views
+
+
+def _figure(value: float) -> float | None:
+    """COCO's -1 is "nothing to find"."""
+    return None if value < 0 else value

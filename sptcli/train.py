@@ -1,0 +1,253 @@
+"""`spt train`: train a detector whose backbone selects tokens, or a plain one to compare with."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sptcli import options
+from sptcli.console import pairs, table
+from sptcli.session import Session
+from sptcli.settings import Extra
+from sptcore.errors import UsageError
+
+if TYPE_CHECKING:
+    from sptcore.runs import Run
+    from sptcore.training.config import TrainConfig
+    from sptcore.training.loop import FitReport
+
+EXAMPLES = (
+    "spt train --model spt-nano",
+    "spt train --model spt-t --data coco-s20 --epochs 12",
+    "spt train --model spt-s --data coco --dry-run",
+    "spt train --resume last",
+)
+RECIPE, SELECTION, RUNNING = "Recipe", "Selection", "Running"
+SIGNALS = {"SIGTERM": 143, "SIGINT": 130}
+
+
+def parse_switch(text: str | float) -> float:
+    """A number, or `off` for 0."""
+    try:
+        return 0.0 if str(text).lower() == "off" else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number nor off") from None
+
+
+def parse_count(text: str | int) -> int:
+    """A number, or `auto` as -1."""
+    if str(text).lower() == "auto":
+        return -1
+    if not str(text).isdecimal():
+        raise typer.BadParameter(f"{text!r} is neither a number nor auto")
+    return int(text)
+
+
+def parse_seconds(text: str | float) -> float:
+    """`3h30m`, `90m`, `45s` in seconds."""
+    from sptcore.training.stop import parse_duration
+
+    try:
+        return text if isinstance(text, (int, float)) else parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def extra_settings() -> dict[str, Extra]:
+    """The settings of the recipe that have no flag of their own."""
+    from sptcore.training.config import TrainConfig
+
+    named = set(command.__annotations__)
+    fields = {name: field for name, field in TrainConfig.model_fields.items() if name not in named}
+    return {name.replace("_", "-"): Extra(field.default, field.description or "") for name, field in fields.items()}
+
+
+def preset(values: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The recipe for the data: the sample's own, or the paper's; none for a run that is resumed."""
+    from sptcore.training.config import load_preset, preset_for
+
+    if values["resume"] not in (None, "auto"):
+        return None
+    name = values["preset"] or preset_for(values["data"])
+    loaded = load_preset(name)
+    return name, loaded | {"res": options.parse_size(loaded["res"])}
+
+
+def _option(*flags: str, text: str, panel: str | None = None, **more: Any) -> Any:
+    return typer.Option(*flags, help=text, rich_help_panel=panel, show_default=False, **more)
+
+
+def command(
+    ctx: typer.Context,
+    model: Annotated[str | None, _option("--model", text="spt-t, swin-t ...; see: spt models")] = None,
+    data: options.DataOption = "sample",
+    preset: Annotated[str | None, _option("--preset", text="sample or detect-paper; follows the data")] = None,
+    task: Annotated[str | None, _option("--task", text="detect: boxes, and masks where the data has them")] = None,
+    heads: Annotated[str | None, _option("--heads", text="auto, standard or small")] = None,
+    labels: Annotated[str | None, _option("--labels", text="auto (found or built), or a file", metavar="FILE")] = None,
+    val_data: Annotated[str | None, _option("--val-data", text="validate on another data set", metavar="DATA")] = None,
+    root: options.Root = None,
+    ann: options.Ann = None,
+    format: options.Format = "auto",
+    split: options.Split = "train",
+    val_split: Annotated[str, typer.Option("--val-split", help="split of the validation")] = "val",
+    res: options.Res = None,
+    epochs: Annotated[int | None, _option("--epochs", text="passes over the images", panel=RECIPE)] = None,
+    max_steps: Annotated[int | None, _option("--max-steps", text="stop after so many steps", panel=RECIPE)] = None,
+    batch: Annotated[int | None, _option("--batch", text="images a forward pass", panel=RECIPE)] = None,
+    accum: Annotated[int | None, _option("--accum", text="forward passes a step", panel=RECIPE)] = None,
+    lr: Annotated[float | None, _option("--lr", text="learning rate of AdamW", panel=RECIPE)] = None,
+    scale_lr: Annotated[
+        bool | None, _option("--scale-lr/--no-scale-lr", text="scale lr to the images a step", panel=RECIPE)
+    ] = None,
+    weight_decay: Annotated[float | None, _option("--wd", "--weight-decay", text="weight decay", panel=RECIPE)] = None,
+    warmup: Annotated[int | None, _option("--warmup", text="steps of linear warm-up", panel=RECIPE)] = None,
+    schedule: Annotated[str | None, _option("--schedule", text="step or cosine", panel=RECIPE)] = None,
+    clip: Annotated[
+        float | None, _option("--clip", text="largest gradient norm", parser=parse_switch, panel=RECIPE)
+    ] = None,
+    ema: Annotated[
+        float | None, _option("--ema", text="decay of averaged weights", parser=parse_switch, panel=RECIPE)
+    ] = None,
+    amp: Annotated[str | None, _option("--amp", text="bf16, off, or auto: bf16 on CUDA", panel=RECIPE)] = None,
+    init: Annotated[str | None, _option("--init", text="none, or a weights file", panel=RECIPE)] = None,
+    drop_path: Annotated[float | None, _option("--drop-path", text="stochastic depth", panel=RECIPE)] = None,
+    seed: Annotated[int | None, _option("--seed", text="seed of every random draw", panel=RECIPE)] = None,
+    select_loss_weight: Annotated[
+        float | None, _option("--select-loss-weight", "--alpha", text="weight of the selection loss", panel=SELECTION)
+    ] = None,
+    select_threshold: Annotated[
+        float | None, _option("--select-threshold", text="select above this probability", panel=SELECTION)
+    ] = None,
+    gate_lr_mult: Annotated[
+        float | None, _option("--gate-lr-mult", text="learning rate factor of the gates", panel=SELECTION)
+    ] = None,
+    num_spa_blocks: Annotated[
+        int | None, _option("--num-spa-blocks", text="blocks that select, from the last", panel=SELECTION)
+    ] = None,
+    packing: Annotated[str | None, _option("--packing", text="stream or aligned", panel=SELECTION)] = None,
+    bypass: Annotated[str | None, _option("--bypass", text="identity or proj", panel=SELECTION)] = None,
+    ffn: Annotated[str | None, _option("--ffn", text="all or selected", panel=SELECTION)] = None,
+    rpb: Annotated[str | None, _option("--rpb", text="spatial, slot or none", panel=SELECTION)] = None,
+    device: options.Device = "auto",
+    workers: Annotated[
+        int | None, _option("--workers", text="loading processes, or auto", parser=parse_count, panel=RUNNING)
+    ] = None,
+    deterministic: Annotated[
+        bool | None, _option("--deterministic", text="only deterministic algorithms", panel=RUNNING)
+    ] = None,
+    save_every: Annotated[str | None, _option("--save-every", text="1ep, 500it", panel=RUNNING)] = None,
+    keep: Annotated[int | None, _option("--keep", text="checkpoints that stay", panel=RUNNING)] = None,
+    resume: Annotated[
+        str | None, _option("--resume", text="a run or last; auto: --run-dir if it was started", panel=RUNNING)
+    ] = None,
+    run_dir: options.RunDir = None,
+    name: Annotated[
+        str | None, _option("--name", text="name of the run's folder after its time", panel=RUNNING)
+    ] = None,
+    time_limit: Annotated[
+        float | None, _option("--time-limit", text="stop and save after 3h30m", parser=parse_seconds, panel=RUNNING)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="two steps: time and memory it would take")] = False,
+    strict: options.Strict = False,
+    follow_symlinks: options.FollowSymlinks = False,
+    allow_truncated: options.AllowTruncated = False,
+    size: options.AnnotatedSize = None,
+) -> None:
+    """Train a detector: Mask R-CNN where the data has masks, Faster R-CNN where it has boxes only.
+
+    Without --data the built-in sample and its own recipe (spt-nano, minutes on a CPU); a real data set gets the paper's
+    recipe. Every class of the data is learned under its own id. Ctrl-C, SIGTERM and SIGUSR1 save and stop; --resume
+    goes on as if nothing had happened.
+
+    The run folder holds settings, metrics, checkpoints and weights; `spt train --config RUN/config.toml` runs it again.
+    """
+    from sptcore.training.loop import fit
+
+    session = Session.of(ctx)
+    run = _resumed(resume, run_dir)
+    config = _config(session, run)
+    if dry_run:
+        _show_trial(session, config)
+        return
+    resumed = run is not None
+    run = run or _fresh(config, run_dir, name)
+    session.note(f"run: {run.home}")
+    report = fit(config, run, resume=resumed, time_limit=time_limit, progress=session.progress)
+    _show(session, report)
+    if report.stopped in SIGNALS:
+        raise SystemExit(SIGNALS[report.stopped])
+
+
+def _resumed(resume: str | None, run_dir: Path | None) -> Run | None:
+    """The run to go on with, None for a fresh one."""
+    from sptcore.runs import open_run
+
+    if resume is None:
+        return None
+    if resume != "auto":
+        return open_run(resume)
+    if run_dir is None:
+        raise UsageError("--resume auto needs the folder of the run", hint="--run-dir DIR, or --resume last")
+    return open_run(run_dir) if (run_dir / "config.toml").is_file() else None
+
+
+def _config(session: Session, run: Run | None) -> TrainConfig:
+    """The settings of this run: a resumed one's own, with what was set now on top."""
+    from sptcore.training.config import TrainConfig, make_config, read_config
+
+    values = {**session.values, **session.extra}
+    values = {name: value for name, value in values.items() if name in TrainConfig.model_fields and value is not None}
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+    if values.get("workers") == -1:
+        values["workers"] = None
+    if run is None:
+        return make_config(values)
+    own = read_config(run.home / "config.toml").model_dump(exclude_none=True)
+    return make_config(own | {key: value for key, value in values.items() if session.explicit(key)})
+
+
+def _fresh(config: TrainConfig, run_dir: Path | None, name: str | None) -> Run:
+    from sptcore.runs import new_run
+
+    label = name or f"{config.model}-{Path(config.data).name}"
+    return new_run("train", label, folder=run_dir, argv=["spt", *sys.argv[1:]])
+
+
+def _show_trial(session: Session, config: TrainConfig) -> None:
+    from sptcore.training.trial import try_run
+
+    trial = try_run(config, session.progress)
+    minutes = trial.seconds / 60
+    view = {
+        "model": config.model,
+        "parameters": f"{trial.parameters / 1e6:.2f} M",
+        "device": trial.device,
+        "images, classes": f"{trial.images}, {trial.classes}",
+        "steps": trial.steps,
+        "seconds a step": trial.seconds_per_step,
+        "all steps": f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h",
+        "peak memory": f"{trial.memory_mb:.0f} MB",
+    }
+    session.show({"dry_run": True, "trial": trial, "config": config.model_dump()}, pairs(view))
+
+
+def _show(session: Session, report: FitReport) -> None:
+    run = report.run
+    document: dict[str, object] = {
+        "run": run.home, "step": report.step, "total_steps": report.total_steps, "skipped": report.skipped,
+        "stopped": report.stopped, "seconds": round(report.seconds, 1),
+    }  # fmt: skip
+    views = []
+    if report.evaluation is not None:
+        document["metrics"] = figures = report.evaluation.figures()
+        wanted = ("bbox.AP", "bbox.AP50", "bbox.AP75", "segm.AP", "segm.AP50")
+        ratios = [name for name in figures if name.startswith(("select_ratio", "label_ratio", "recall"))]
+        rows = [[key, figures[key]] for key in (*wanted, *ratios) if key in figures]
+        views = [table(["validation", "value"], rows)]
+    session.show(document, *views)
+    files = {"run": run.home, "weights": run.weights, "metrics": run.home / "metrics.csv"}
+    session.finish(artefacts=files, next=report.resume_command if report.stopped else f"spt evaluate {run.home}")

@@ -1,0 +1,347 @@
+"""Job evaluate: a run, weights or a results file on a data set: COCO's figures, selection by block, MACs spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sptcore.coco_results import read_results, write_results
+from sptcore.data.locate import open_index
+from sptcore.data.rasterize import is_below, object_ratio
+from sptcore.data.records import DatasetIndex
+from sptcore.errors import DataError, IntegrityError, UsageError, did_you_mean
+from sptcore.labels.build import ensure_labels
+from sptcore.labels.store import LabelStore
+from sptcore.models.config import BackboneConfig
+from sptcore.profiling.macs import backbone_macs
+from sptcore.progress import SILENT, Progress
+from sptcore.runs import Run
+from sptcore.runs.device import pick_device
+from sptcore.runs.models import LoadedModel, load_model, parse_spec
+from sptcore.tasks.base import BlockCounts
+from sptcore.tasks.coco_metrics import BACKENDS, METRICS, CocoScores
+from sptcore.training.datasets import ImageDataset, WholeImage, default_workers
+from sptcore.training.evaluate import Evaluation, ImageTokens, Running, evaluate_model, score
+from sptcore.training.prepare import label_strides
+from sptcore.training.threads import fitting_threads
+
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is evaluated and how. None means: as the run or the weights say.
+
+    `gt_selection` replaces the gates by the labels, `select_ratio` by a fixed share of the best-scored tokens;
+    `packing` is that of evaluation. `predictions`: score this results file instead of a model. `by_ratio`: edges of
+    object-ratio bins that are scored apart.
+    """
+
+    data: str | None = None
+    split: str = "val"
+    root: str | None = None
+    ann: str | None = None
+    format: str = "auto"
+    labels: str = "auto"
+    res: tuple[int, int] | None = None
+    batch: int = 8
+    workers: int | None = None
+    device: str = "auto"
+    backend: str = "faster"
+    check_backends: bool = False
+    by_ratio: tuple[float, ...] = ()
+    gt_selection: bool = False
+    select_ratio: float | None = None
+    packing: str | None = None
+    predictions: Path | None = None
+    save_predictions: Path | None = None
+    strict: bool = False
+    follow_symlinks: bool = False
+    allow_truncated: bool = False
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class RatioBin:
+    """Images whose object-pixel ratio lies in [low, high), scored apart."""
+
+    low: float
+    high: float
+    images: int
+    scores: dict[str, CocoScores]
+
+
+@dataclass(frozen=True)
+class MacsSpent:
+    """Multiply-accumulates of the backbone, mean over the images, each alone in its own frame.
+
+    `actual`: what ran; `eq9`: the paper's count; `dense`: the same blocks with every token selected.
+    """
+
+    actual: float
+    eq9: float
+    dense: float
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What an evaluation came to. `selector` tells how tokens were chosen: "ground_truth" is an upper bound."""
+
+    subject: str
+    data: str
+    split: str
+    images: int
+    scores: dict[str, CocoScores]
+    class_names: dict[int, str]
+    selector: str | None = None
+    packing: str | None = None
+    counts: list[BlockCounts] = field(default_factory=list)
+    bins: list[RatioBin] = field(default_factory=list)
+    macs: MacsSpent | None = None
+
+    def figures(self) -> dict[str, float]:
+        """All figures flat: `bbox.AP` ..., `select_ratio.stage3` ..."""
+        return Evaluation(self.images, self.scores, self.counts).figures()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ratios of each block spelt out."""
+        blocks = [
+            {
+                "block": one.name, "stride": one.stride, "select_ratio": one.select_ratio, "own_ratio": one.own_ratio,
+                "label_ratio": one.label_ratio, "recall": one.recall, "precision": one.precision,
+                "padding_fraction": one.padding_fraction,
+            }
+            for one in self.counts
+        ]  # fmt: skip
+        plain = asdict(self) | {"blocks": blocks, "figures": self.figures()}
+        del plain["counts"]
+        return plain
+
+
+def evaluate(
+    run: Run | None, settings: EvaluationSettings | None = None, *, progress: Progress = SILENT
+) -> EvaluationReport:
+    """Evaluate a run or weights file on a split, or a results file (`settings.predictions`; then `run` may be None).
+
+    Raises DataError for data or results that do not fit, UsageError for settings that do not, IntegrityError when
+    `check_backends` finds the two scorers apart.
+    """
+    settings = settings or EvaluationSettings()
+    if settings.backend not in BACKENDS:
+        raise UsageError(f"no back end '{settings.backend}'", hint=", ".join(BACKENDS))
+    data = settings.data or _data_of(run)
+    index = open_index(
+        data,
+        settings.split,
+        root=settings.root,
+        ann=settings.ann,
+        format=settings.format,
+        strict=settings.strict,
+        follow_symlinks=settings.follow_symlinks,
+        size=settings.size,
+    )
+    if not index.records:
+        raise DataError("no image to evaluate on", where=str(index.annotation_path))
+    if settings.predictions is not None:
+        report = _score_file(settings.predictions, index, data, settings)
+    else:
+        assert run is not None
+        report = _score_model(run, index, data, settings, progress)
+    return report
+
+
+def _data_of(run: Run | None) -> str:
+    """The data a run was validated on, or its weights were trained on."""
+    if run is None:
+        raise UsageError("a results file needs a data set to be scored on", hint="add --data NAME")
+    if run.folder is not None:
+        trained = run.config.get("train", {})
+        return str(trained.get("val_data") or trained.get("data") or "sample")
+    return str(run.info.notes.get("data") or "sample")
+
+
+def _score_file(path: Path, index: DatasetIndex, data: str, settings: EvaluationSettings) -> EvaluationReport:
+    results, masks = read_results(path, index)
+    scores = score(index, results, masks=masks, backend=settings.backend)
+    names = {category.category_id: category.name for category in index.categories}
+    report = EvaluationReport(str(path), data, settings.split, len(index.records), scores, names)
+    return _completed(report, index, results, masks, settings)
+
+
+def _score_model(
+    run: Run, index: DatasetIndex, data: str, settings: EvaluationSettings, progress: Progress
+) -> EvaluationReport:
+    device = pick_device(settings.device)
+    loaded = load_model(run, device=device, **_backbone_changes(parse_spec(run.info).backbone, settings))
+    names = _shared_classes(loaded, index, progress)
+    backbone = loaded.spec.backbone
+    if backbone.num_spa_blocks and backbone.eval_packing == "stream" and settings.batch > 1:
+        progress.warn("with --packing stream an image's result depends on the images beside it; --batch 1 avoids that")
+    res = settings.res or loaded.spec.resolution
+    workers = default_workers(res, torch.get_num_threads()) if settings.workers is None else settings.workers
+    running = Running(device, settings.batch, workers, settings.backend)
+    dataset = _dataset(loaded, index, res, settings, progress)
+    with fitting_threads(res, device):
+        evaluation = evaluate_model(
+            loaded.task, loaded.model, loaded.spec, dataset, index, running=running, progress=progress
+        )
+    if settings.save_predictions is not None:
+        write_results(settings.save_predictions, evaluation.results)
+    report = EvaluationReport(
+        subject=str(run.weights),
+        data=data,
+        split=settings.split,
+        images=evaluation.images,
+        scores=evaluation.scores,
+        class_names=names,
+        selector=backbone.selector if backbone.num_spa_blocks else None,
+        packing=backbone.eval_packing if backbone.num_spa_blocks else None,
+        counts=evaluation.counts,
+        macs=macs_spent(backbone, evaluation.tokens),
+    )
+    return _completed(report, index, evaluation.results, loaded.spec.masks, settings)
+
+
+def _backbone_changes(backbone: BackboneConfig, settings: EvaluationSettings) -> dict[str, Any]:
+    """Settings of the backbone that evaluation replaces."""
+    changes: dict[str, Any] = {}
+    if settings.gt_selection and settings.select_ratio is not None:
+        raise UsageError("--gt-selection and --select-ratio are two ways to select; choose one")
+    if settings.gt_selection:
+        changes["selector"] = "ground_truth"
+    if settings.select_ratio is not None:
+        changes |= {"selector": "topk", "topk_score": "gate", "select_ratio": settings.select_ratio}
+    if settings.packing is not None:
+        changes["eval_packing"] = settings.packing
+    if changes and not backbone.num_spa_blocks:
+        raise UsageError(
+            "this model selects no tokens, so there is nothing to change about it", where=", ".join(changes)
+        )
+    if settings.select_ratio is not None and not backbone.uses_gates:
+        raise UsageError("--select-ratio needs the scores of gates, which this model has not")
+    return changes
+
+
+def _shared_classes(loaded: LoadedModel, index: DatasetIndex, progress: Progress) -> dict[int, str]:
+    """Names of the data's classes. Raises DataError when the model shares none of them."""
+    model, data = dict(loaded.spec.categories), {one.category_id: one.name for one in index.categories}
+    shared = {category_id for category_id, name in data.items() if model.get(category_id) == name}
+    if not shared:
+        raise DataError(
+            f"the model's classes ({_some(model)}) are not those of the data ({_some(data)})",
+            where=str(index.annotation_path),
+            hint="evaluate on the data it was trained on, or train on this",
+        )
+    if len(shared) < len(data):
+        progress.warn(f"{len(data) - len(shared)} of {len(data)} classes of the data are unknown to the model")
+    return data
+
+
+def _some(names: Mapping[int, str]) -> str:
+    listed = [f"{category_id} {name}" for category_id, name in list(names.items())[:4]]
+    return ", ".join(listed) + (" ..." if len(names) > 4 else "")
+
+
+def _dataset(
+    loaded: LoadedModel, index: DatasetIndex, res: tuple[int, int], settings: EvaluationSettings, progress: Progress
+) -> ImageDataset:
+    strides = label_strides(loaded.spec.backbone)
+    labels = LabelStore(ensure_labels(index, labels=settings.labels, progress=progress)) if strides else None
+    return ImageDataset(
+        index,
+        WholeImage(res),
+        labels=labels,
+        strides=strides,
+        allow_truncated=settings.allow_truncated,
+        follow_symlinks=settings.follow_symlinks,
+    )
+
+
+def _completed(
+    report: EvaluationReport,
+    index: DatasetIndex,
+    results: Sequence[dict[str, Any]],
+    masks: bool,
+    settings: EvaluationSettings,
+) -> EvaluationReport:
+    """The report with its object-ratio bins, both scorers compared where that was asked for."""
+    if settings.check_backends:
+        other = next(name for name in BACKENDS if name != settings.backend)
+        _compare(report.scores, score(index, results, masks=masks, backend=other), settings.backend, other)
+    if settings.by_ratio:
+        report.bins.extend(_bins(index, results, masks, settings))
+    return report
+
+
+def _compare(ours: dict[str, CocoScores], theirs: dict[str, CocoScores], name: str, other: str) -> None:
+    for kind, scores in ours.items():
+        for figure, value in scores.figures.items():
+            difference = abs(value - theirs[kind].figures[figure])
+            if difference > _TOLERANCE:
+                raise IntegrityError(f"{kind} {figure}: {name} and {other} differ by {difference:.3g}")
+
+
+def _bins(
+    index: DatasetIndex, results: Sequence[dict[str, Any]], masks: bool, settings: EvaluationSettings
+) -> list[RatioBin]:
+    """Scores of the images in each bin of object-pixel ratio; bins without images are left out."""
+    edges = [0.0, *sorted(settings.by_ratio), 1.0]
+    ratios = {record.image_id: object_ratio(record) for record in index.records}
+    bins = []
+    for low, high in pairwise(edges):
+        ids = [i for i, (pixels, total) in ratios.items() if _lies_in(pixels, total, low, high)]
+        if ids:
+            scores = score(index, results, masks=masks, backend=settings.backend, image_ids=ids)
+            bins.append(RatioBin(low, high, len(ids), scores))
+    return bins
+
+
+def _lies_in(pixels: int, total: int, low: float, high: float) -> bool:
+    below_high = high >= 1 or is_below(pixels, total, Fraction(str(high)))
+    return below_high and not is_below(pixels, total, Fraction(str(low)))
+
+
+def macs_spent(backbone: BackboneConfig, tokens: Sequence[ImageTokens]) -> MacsSpent | None:
+    """Mean MACs of the backbone over images (Eq. 7 to 9); None for a backbone that selects nothing."""
+    if not tokens:
+        return None
+    sums = [0, 0, 0]
+    for image in tokens:
+        height, width = image.frame
+        stages = backbone_macs(backbone, height, width, counts=[[count] for count in image.selected])
+        dense = backbone_macs(backbone, height, width, 1.0)
+        sums[0] += sum(stage.macs for stage in stages)
+        sums[1] += sum(stage.macs_eq9 for stage in stages)
+        sums[2] += sum(stage.macs for stage in dense)
+    return MacsSpent(*(total / len(tokens) for total in sums))
+
+
+def parse_demands(text: str) -> dict[str, float]:
+    """`"AP=.20,segm.AP50=.4"` as figure -> least value; a plain name is a box figure. Raises UsageError."""
+    demands = {}
+    for part in text.split(","):
+        name, equals, value = part.strip().partition("=")
+        name = name if "." in name else f"bbox.{name}"
+        try:
+            demands[name] = float(value)
+        except ValueError:
+            raise UsageError(f"{part!r} is not FIGURE=VALUE, such as AP=.20") from None
+        if not equals or (name.split(".")[0] in ("bbox", "segm") and name.split(".")[1] not in METRICS):
+            raise UsageError(f"no figure {part!r}", hint=did_you_mean(name.split(".")[1], METRICS))
+    return demands
+
+
+def check_demands(report: EvaluationReport, demands: Mapping[str, float]) -> None:
+    """Raise IntegrityError when a figure lies below what is demanded, UsageError when there is no such figure."""
+    figures = report.figures()
+    for name, least in demands.items():
+        if name not in figures:
+            raise UsageError(f"this evaluation has no figure '{name}'", hint=did_you_mean(name, figures))
+        if not figures[name] >= least:
+            raise IntegrityError(f"{name} is {figures[name]:.4f}, less than {least:g}", where=report.subject)
