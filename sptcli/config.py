@@ -94,7 +94,7 @@ def effective(name: str, flags: Flags) -> list[tuple[str, Any, str]]:
     session.settle(command, context)
     extras = {key.replace("-", "_"): extra.default for key, extra in command.extra_settings().items()}
     values = extras | session.values | session.extra
-    keys = {name: settings.dashed(name) for name in extras} | session.keys
+    keys = session.keys | {name: settings.dashed(name) for name in extras}
     return [(key, values[name], session.origin(name)) for name, key in keys.items()]
 
 

@@ -112,6 +112,8 @@ def as_text(value: Any) -> str:
         return f"{value.numerator}/{value.denominator}"
     if hasattr(value, "as_flag"):
         return value.as_flag()
+    if isinstance(value, (list, tuple)):
+        return ",".join(as_text(item) for item in value)
     return str(value)
 
 
