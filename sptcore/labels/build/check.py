@@ -14,23 +14,24 @@ from sptcore.labels.store import LabelEntry, LabelStore
 from sptcore.labels.store.schema import WHOLE
 from sptcore.progress import SILENT, Progress, track
 
-_REBUILD = "build the labels of these annotations: spt make-labels DATA"
+_REBUILD = "build the labels of these annotations: spt make-labels DATA, with --force in the same place"
 
 
-def check_store(path: Path, index: DatasetIndex, recipe: Recipe | None = None, *, part: str = WHOLE) -> None:
+def check_store(path: Path, index: DatasetIndex, recipe: Recipe | None = None, *, part: str | None = WHOLE) -> None:
     """Raise IntegrityError unless the store at `path` was built from `index`, and by `recipe` where one is given.
 
-    The message names what differs first: the source, the images or the settings. The images' own bytes are not read.
+    `part` is the shard it must be, None for any. The message names what differs first: the source, the images or the
+    settings. The images' own bytes are not read.
     """
     with LabelStore(path) as store:
         header = store.header
-        if header.part != part:
+        if part is not None and header.part != part:
             message = f"this is shard {header.part} of a store, not {'the whole' if part == WHOLE else part}"
             raise IntegrityError(
                 message, where=str(path), hint="join all shards with spt make-labels DATA --merge FILES"
             )
         sha256, _ = fingerprint(index)
-        difference = first_difference(store, index) if part == WHOLE else None
+        difference = first_difference(store, index) if header.part == WHOLE else None
         if header.source_sha256 != sha256:
             what = f"another annotation file (SHA-256 {header.source_sha256[:12]}…, not {sha256[:12]}…)"
             difference = difference or "the images are the same, so their annotations must differ"
@@ -82,7 +83,7 @@ def verify_labels(
     """
     path = Path(path)
     with LabelStore(path) as store:
-        check_store(path, index, part=store.header.part)
+        check_store(path, index, part=None)
         store.verify(progress)
         source = store.header.params.get("source")
         recipe = Recipe.of(index, store.strides, source)  # type: ignore[arg-type]

@@ -126,7 +126,9 @@ def build_under_lock(
         staging.discard()
         raise
     except BaseException:
-        if not staging.has_work():
+        if staging.has_work():
+            progress.note(f"what is done is kept in {staging.folder}: go on with --resume")
+        else:
             staging.discard()
         raise
     staging.discard()
