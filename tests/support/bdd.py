@@ -8,6 +8,10 @@ from typing import Any
 
 from PIL import Image
 
+from sptcore.data import FORMATS
+from sptcore.data.format import ReadOptions, Source
+from sptcore.data.records import DatasetIndex
+
 
 def box_label(category: str, x1: float, y1: float, x2: float, y2: float, **more: Any) -> dict:
     """A label with a box2d, whose corners are both inside."""
@@ -36,3 +40,14 @@ def make_bdd(
     for name, size in (images or {}).items():
         Image.new("RGB", size, (90, 90, 90)).save(folder / name)
     return path
+
+
+def read_bdd(root: Path, split: str = "train", annotation: Path | None = None, **options: Any) -> DatasetIndex:
+    """A split of the set at `root`; `options` are fields of ReadOptions."""
+    return FORMATS["bdd"].read(Source("bdd", "bdd", root, annotation, options=ReadOptions(**options)), split)
+
+
+def read_frames(root: Path, content: Any, **options: Any) -> DatasetIndex:
+    """`content` written as the label file of `root` and read."""
+    make_bdd(root, content)
+    return read_bdd(root, **options)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from sptcore.data import FORMATS
+from sptcore.data.format import ReadOptions, Source
+from sptcore.data.records import DatasetIndex
 
 OBJECT = (
     "<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin>"
@@ -42,3 +47,8 @@ def write_palette_mask(path: Path, pixels: np.ndarray) -> None:
     image = Image.fromarray(pixels.astype(np.uint8), mode="P")
     image.putpalette([value % 256 for value in range(768)])
     image.save(path)
+
+
+def read_voc(root: Path, split: str = "train", annotation: Path | None = None, **options: Any) -> DatasetIndex:
+    """A split of the set at `root`; `options` are fields of ReadOptions."""
+    return FORMATS["voc"].read(Source("voc", "voc", root, annotation, options=ReadOptions(**options)), split)
