@@ -18,7 +18,7 @@ from tests.support.cli import spt_process
 def test_demo_leaves_everything_it_names(tmp_path: Path) -> None:
     home = tmp_path / "demo"
     ran = spt_process("demo", "--epochs", "1", "--run-dir", str(home), "--json", cwd=tmp_path)
-    assert ran.code == 0, ran.stderr
+    assert ran.code == 0, ran.err
     swin, selecting = ran.document["entrants"]
     assert [swin["model"], selecting["model"]] == list(MODELS)
     assert swin["select_ratio"] is None
