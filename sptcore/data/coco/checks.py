@@ -184,19 +184,20 @@ def _box(box: Sequence[float] | None, mask: Polygons | Rle | None, image: ImageE
         report.counts[BOX_FROM_MASK] += 1
         box = extent
     x, y, w, h = box
-    limit = coordinate_limit(image.width, image.height)
+    x2, y2, width, height = x + w, y + h, image.width, image.height
+    if 0 <= x < x2 <= width and 0 <= y < y2 <= height:
+        return (x, y, x2, y2)
+    limit = coordinate_limit(width, height)
     if not (-limit <= x <= limit and -limit <= y <= limit and w <= limit and h <= limit):
         raise Unusable("coordinate out of range", ".bbox", f"beyond ±{limit}")
-    if w <= 0 or h <= 0:
+    if x2 <= x or y2 <= y:
         raise Unusable("box without area", ".bbox", f"{w:g}x{h:g}")
-    x2, y2 = min(x + w, image.width), min(y + h, image.height)
-    x1, y1 = max(x, 0.0), max(y, 0.0)
-    if x1 >= x2 or y1 >= y2:
+    if x >= width or y >= height or x2 <= 0 or y2 <= 0:
         raise Unusable("box outside the image", ".bbox", f"[{x:g}, {y:g}, {w:g}, {h:g}]")
     slack = OUTSIDE_TOLERANCE
-    if x < -slack or y < -slack or x + w > image.width + slack or y + h > image.height + slack:
+    if x < -slack or y < -slack or x2 > width + slack or y2 > height + slack:
         report.counts[BOX_CLIPPED] += 1
-    return (x1, y1, float(x2), float(y2))
+    return (max(x, 0.0), max(y, 0.0), float(min(x2, width)), float(min(y2, height)))
 
 
 def _extent(mask: Polygons | Rle | None) -> tuple[float, float, float, float] | None:

@@ -82,15 +82,17 @@ def split_document(
         "kept_without_objects": sum(
             image.n_objects == 0 and verdict == KEPT for image, verdict in zip(measured.images, found, strict=True)
         ),
-        "would_keep": {
-            mark: sum(rule.verdict(image, Fraction(mark)) == KEPT for image in measured.images) for mark in LANDMARKS
-        },
+        "would_keep": {mark: _would_keep(measured.images, rule, Fraction(mark)) for mark in LANDMARKS},
         "histogram": histogram(measured.images),
         "has_masks": measured.has_masks,
         "dropped": _dropped_document(measured.dropped),
         "noticed": measured.counts,
         "notes": list(header.notes),
     }
+
+
+def _would_keep(images: Iterable[ImageMeasure], rule: SparseRule, limit: Fraction) -> int:
+    return sum(rule.verdict(image, limit) == KEPT for image in images)
 
 
 def histogram(images: Iterable[ImageMeasure], bins: int = BINS) -> list[int]:

@@ -61,7 +61,7 @@ def test_a_number_beyond_doubles_drops_the_annotation(tmp_path: Path) -> None:  
     assert [fault.cause for fault in index.dropped] == ["coordinate out of range"]
 
 
-@pytest.mark.parametrize("box", [[10, 5, -3, 10], [10, 5, 3, -10], [10, 5, 0, 10], [10, 5, 3, 0.0]])
+@pytest.mark.parametrize("box", [[10, 5, -3, 10], [10, 5, 3, -10], [10, 5, 0, 10], [10, 5, 3, 0.0], [10, 5, 3, 1e-300]])
 def test_a_box_without_area_drops_the_annotation(tmp_path: Path, box: list) -> None:  # 18
     dropped_whole(tmp_path, "box without area", ".bbox", bbox=box)
 
