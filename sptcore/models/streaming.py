@@ -9,17 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sptcore.ops.backend import is_traced
+
 PIECE_TOKENS = 784  # 16 windows of 49
 
 
 def streams(module: nn.Module, x: Tensor) -> bool:
     """Whether `module` should work through `x` in pieces: evaluation, no gradient, on the CPU, not being traced."""
-    return (
-        not module.training
-        and not torch.is_grad_enabled()
-        and x.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-    )
+    return not module.training and not torch.is_grad_enabled() and x.device.type == "cpu" and not is_traced()
 
 
 def pieces(rows: Tensor) -> tuple[Tensor, ...]:

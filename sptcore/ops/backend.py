@@ -33,6 +33,11 @@ def choose_impl(
     return "reference"
 
 
+def is_traced() -> bool:
+    """Whether the operations are being recorded for torch.compile, torch.export or a TorchScript trace."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
 @torch.compiler.assume_constant_result
 def kernel_obstacle(device_type: str, index: int | None = None) -> str | None:
     """Why no Triton kernel can run on this device, in words, or None."""

@@ -9,6 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from sptcore.ops.backend import is_traced
+
 
 @dataclass(frozen=True, eq=False)
 class WindowOrder:
@@ -68,7 +70,7 @@ def effective_shift(height: int, width: int, window_size: int, shift_size: int) 
 
 def window_order(height: int, width: int, *, window_size: int, shift_size: int, device: torch.device) -> WindowOrder:
     """The (cached) WindowOrder of a grid of `height` x `width` tokens."""
-    build: Callable[..., WindowOrder] = _build if torch.compiler.is_compiling() else _cached
+    build: Callable[..., WindowOrder] = _build if is_traced() else _cached
     return build(height, width, window_size, shift_size, device)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from sptcore.models.layers import Linear
 from sptcore.ops.packing import Packing
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.shift_size = shift_size
         self.window_size = config.window_size
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
         self.relative_position_bias_table = None
         if with_table:
             table = torch.empty((2 * self.window_size - 1) ** 2, num_heads)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sptcore.ops.backend import choose_impl
+from sptcore.ops.backend import choose_impl, is_traced
 from sptcore.ops.packed_attention.operator import attend_rows
 from sptcore.ops.packed_attention.reference import attend, bias_by_slot, bias_by_space, pair_mask
 from sptcore.ops.packing import Packing, pack, split_containers, unpack
@@ -67,7 +67,7 @@ def kernel_limit(query: Tensor) -> str | None:
 def _attend_by_reference(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, bias: PositionBias | None, scope: str
 ) -> Tensor:
-    if torch.is_grad_enabled() or query.device.type != "cpu" or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or query.device.type != "cpu" or is_traced():
         return _attend_at_once(query, key, value, packing, bias, scope)
     attended = torch.empty_like(query, memory_format=torch.contiguous_format)
     for rows, piece in split_containers(packing, PIECE_CONTAINERS):  # what lies in between stays in the cache
