@@ -202,7 +202,7 @@ def detector_macs(
     heads, height, width = shape.heads, -(-height // 32) * 32, -(-width // 32) * 32
     stages = backbone_macs(config, height, width, ratio, batch, counts=counts, packing=packing)
     grids = stage_grids(height, width)
-    entering = [config.out_stages[int(level)] - 1 for level in heads.levels]
+    entering = [int(level) for level in heads.levels]  # level "0" is the map of stage 1
     tokens = [grids[stage][0] * grids[stage][1] for stage in entering]
     channels = [config.channels[stage] for stage in entering]
     last = grids[entering[-1]]  # the pooled level takes every other cell of the last

@@ -76,12 +76,22 @@ class Timing:
 
 @dataclass(frozen=True)
 class Protocol:
-    """`warmup` rounds unseen, then `rounds`; fewer, but never below `least`, once `budget` seconds are gone."""
+    """`warmup` rounds unseen, then `rounds`; with a `budget` in seconds, as many as fit by the pace of the warm-up.
+
+    A budget never cuts below `least` rounds, and asks for at least one round of warm-up.
+    """
 
     warmup: int = 2
     rounds: int = 7
     budget: float | None = None
     least: int = 3
+
+    def planned(self, pace: float) -> int:
+        """Rounds to count when one round of all rivals takes `pace` seconds."""
+        if self.budget is None:
+            return self.rounds
+        fitting = int(self.budget / max(pace, 1e-9)) - self.warmup
+        return min(self.rounds, max(self.least, fitting))
 
 
 def measure(
@@ -89,27 +99,37 @@ def measure(
     protocol: Protocol | None = None,
     *,
     device: torch.device | str = "cpu",
+    title: str = "timing",
     progress: Progress = SILENT,
 ) -> dict[str, Timing]:
     """Time `rivals` interleaved: every round calls each once, in order. Returns a Timing by name.
 
-    The budget covers warm-up and rounds together; on CUDA each call is timed between two events.
+    On CUDA each call is timed between two events. Raises ValueError for a budget without warm-up.
     """
     protocol = protocol or Protocol()
+    if protocol.budget is not None and protocol.warmup < 1:
+        raise ValueError("a budget needs a round of warm-up to tell the pace")
     device = torch.device(device)
-    samples: dict[str, list[_Sample]] = {name: [] for name in rivals}
     begun = time.perf_counter()
-    progress.start("timing", (protocol.warmup + protocol.rounds) * len(rivals))
-    for number in range(protocol.warmup + protocol.rounds):
-        if _spent(protocol, begun, number):
-            break
+    _rounds(rivals, protocol.warmup, device, f"{title}: warm-up", progress)
+    pace = (time.perf_counter() - begun) / max(1, protocol.warmup)
+    rounds = _rounds(rivals, protocol.planned(pace), device, title, progress)
+    return {name: _timing(name, [taken[name] for taken in rounds]) for name in rivals}
+
+
+def _rounds(
+    rivals: Mapping[str, Callable[[], object]], count: int, device: torch.device, title: str, progress: Progress
+) -> list[dict[str, _Sample]]:
+    rounds = []
+    progress.start(title, count * len(rivals))
+    for _ in range(count):
+        taken = {}
         for name, call in rivals.items():
-            sample = _once(call, device)
-            if number >= protocol.warmup:
-                samples[name].append(sample)
+            taken[name] = _once(call, device)
             progress.advance(1, at=name)
+        rounds.append(taken)
     progress.finish()
-    return {name: _timing(name, taken) for name, taken in samples.items()}
+    return rounds
 
 
 @dataclass(frozen=True)
@@ -117,12 +137,6 @@ class _Sample:
     wall: float
     cpu: float
     stall: float | None
-
-
-def _spent(protocol: Protocol, begun: float, number: int) -> bool:
-    """Whether the budget is used up and enough rounds were counted to stop before round `number`."""
-    counted = number - protocol.warmup
-    return protocol.budget is not None and counted >= protocol.least and time.perf_counter() - begun > protocol.budget
 
 
 def _timing(name: str, taken: Sequence[_Sample]) -> Timing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -14,8 +14,6 @@ from sptcore.models.backbone import HierarchicalBackbone
 from sptcore.runs.models import LoadedModel
 from sptcore.tasks.detector import Normalise
 from sptcore.viz.heatmap import Layer
-
-DIVISOR = 32
 
 
 def backbone_of(loaded: LoadedModel) -> HierarchicalBackbone:
@@ -39,12 +37,10 @@ def look(loaded: LoadedModel, image: np.ndarray, geometry: Geometry, mask: np.nd
     if backbone.config.selector == "ground_truth" and mask is None:
         raise UsageError("this model selects by labels", hint="show it a data set, not a lone image")
     width, height = geometry.out
-    shape = tuple(-(-side // DIVISOR) * DIVISOR for side in (height, width))
-    padded = np.zeros((1, 3, *shape), np.uint8)
-    padded[0, :, :height, :width] = geometry.image(image).transpose(2, 0, 1)
     device = next(backbone.parameters()).device
-    pixels = Normalise().to(device)(torch.from_numpy(padded).to(device), [(height, width)])
-    labels = None if mask is None else _label_tensors(mask, geometry, shape, device)
+    padded = torch.from_numpy(geometry.padded(image)).to(device).unsqueeze(0)
+    pixels = Normalise().to(device)(padded, [(height, width)])
+    labels = None if mask is None else _label_tensors(mask, geometry, padded.shape[-2:], device)
     features = backbone(pixels, torch.tensor([[height, width]]), labels)
     return [
         Layer(one.selection.mask[0].cpu().numpy(), one.stride, one.stage, one.block + 1, (height, width))
@@ -65,7 +61,7 @@ def label_layers(layers: Iterable[Layer], mask: np.ndarray, geometry: Geometry) 
 
 
 def _label_tensors(
-    mask: np.ndarray, geometry: Geometry, shape: tuple[int, ...], device: torch.device
+    mask: np.ndarray, geometry: Geometry, shape: Sequence[int], device: torch.device
 ) -> dict[int, torch.Tensor]:
     tensors = {}
     for stride, grid in label_grids(mask, geometry, (4, 8, 16, 32)).items():

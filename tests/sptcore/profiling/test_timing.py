@@ -17,11 +17,18 @@ def test_rivals_take_turns_and_warm_up_is_not_counted() -> None:
     assert {name: one.rounds for name, one in result.items()} == {"a": 3, "b": 3}
 
 
-def test_a_spent_budget_stops_after_the_least_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("pace", "planned"), [(100.0, 3), (10.0, 5), (0.1, 50), (0.0, 50)])
+def test_a_budget_plans_rounds_by_the_pace_of_the_warm_up(pace: float, planned: int) -> None:
+    assert Protocol(warmup=1, rounds=50, budget=60.0, least=3).planned(pace) == planned
+
+
+def test_a_slow_rival_is_still_run_the_least_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 100000, 10))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
     result = measure({"slow": lambda: None}, Protocol(warmup=1, rounds=50, budget=5.0, least=3))
     assert result["slow"].rounds == 3
+    with pytest.raises(ValueError, match="warm-up"):
+        measure({"slow": lambda: None}, Protocol(warmup=0, budget=5.0))
 
 
 def test_figures_of_known_rounds() -> None:

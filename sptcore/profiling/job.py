@@ -1,0 +1,156 @@
+"""The job `profile`: what models cost at a resolution and select ratio, by formula, by count and by clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from sptcore.profiling.counted import Counted
+from sptcore.profiling.macs import group_costs, total
+from sptcore.profiling.passes import Pass
+from sptcore.profiling.subjects import Built, Case, Setting, Subject
+from sptcore.profiling.timing import Protocol, Timing, environment, measure, peak_memory
+from sptcore.progress import SILENT, Progress
+
+SCOPES = ("backbone", "detector")
+BREAKDOWNS = ("component", "stage", "block", "part", "op")
+CPU_BUDGET = 60.0  # seconds of timing for all rows together, where nobody says how many rounds
+
+
+@dataclass(frozen=True)
+class ProfileRequest:
+    """What to profile. MACs and parameters are given for every scope; the clock runs on the first one.
+
+    `setting.scope` is not used. `protocol` None: 50 rounds after 10 on CUDA; on a CPU as many as fit into a minute for
+    all rows together, at least 3 after 1. `train`: time a forward and backward pass too. `by`: one of BREAKDOWNS.
+    """
+
+    subjects: tuple[Subject, ...]
+    setting: Setting
+    scopes: tuple[str, ...] = SCOPES
+    latency: bool = True
+    train: bool = False
+    protocol: Protocol | None = None
+    by: str = "component"
+
+
+@dataclass(frozen=True)
+class ProfileRow:
+    """One model at one selection. MACs and times are of one pass over the whole batch."""
+
+    scope: str
+    model: str
+    selection: str
+    block_ratios: tuple[float, ...]
+    params: int
+    macs_actual: int
+    macs_eq9: int
+    macs_counted: int
+    breakdown: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    latency: Timing | None = None
+    peak_bytes: int | None = None
+    train: Timing | None = None
+    train_peak_bytes: int | None = None
+
+    @property
+    def name(self) -> str:
+        """`"spt-t 0.3"`."""
+        return f"{self.model} {self.selection}"
+
+    @property
+    def select_ratio(self) -> float | None:
+        """Mean over the selecting blocks; None for a dense model."""
+        return sum(self.block_ratios) / len(self.block_ratios) if self.block_ratios else None
+
+
+@dataclass(frozen=True)
+class ProfileReport:
+    """The rows, scope after scope, and what their figures depend on."""
+
+    setting: Setting
+    rows: tuple[ProfileRow, ...]
+    environment: dict[str, object]
+
+    def of_scope(self, scope: str) -> list[ProfileRow]:
+        """The rows of one scope, in order."""
+        return [row for row in self.rows if row.scope == scope]
+
+    @property
+    def miscounted(self) -> list[str]:
+        """Names of the rows whose counted MACs are not those of the formula: a fault in one of the two."""
+        return [row.name for row in self.rows if row.macs_counted != row.macs_actual]
+
+
+def profile(request: ProfileRequest, progress: Progress = SILENT) -> ProfileReport:
+    """Count and time every selection of every subject.
+
+    Rivals take turns in one process (see `timing`). Biases that are zero get small random values; masks are random
+    blobs of exactly the stated size, another one in every block.
+    """
+    rows: list[ProfileRow] = []
+    known: dict[object, Counted] = {}
+    for scope in request.scopes:
+        setting = replace(request.setting, scope=scope)
+        builts = [Built(one, setting) for one in request.subjects]
+        cases = [Case(built, selection, setting) for built in builts for selection in built.subject.selections]
+        counted = _counted(cases, request.by, known, progress)
+        if scope == request.scopes[0]:
+            counted = _timed(request, cases, counted, progress)
+        rows += counted
+    return ProfileReport(request.setting, tuple(rows), environment(request.setting.device))
+
+
+def _counted(cases: list[Case], by: str, known: dict[object, Counted], progress: Progress) -> list[ProfileRow]:
+    rows = []
+    progress.start(f"counting {cases[0].setting.scope}", len(cases))
+    for case in cases:
+        costs, operations = case.costs(), case.count(known)
+        actual, eq9 = total(costs)
+        breakdown: dict[str, tuple[int, int | None]] = (
+            {name: (macs, None) for name, macs in operations.items()} if by == "op" else {**group_costs(costs, by)}
+        )
+        rows.append(
+            ProfileRow(
+                scope=case.setting.scope,
+                model=case.built.subject.name,
+                selection=case.selection.name,
+                block_ratios=case.selection.ratios,
+                params=case.built.params,
+                macs_actual=actual,
+                macs_eq9=eq9,
+                macs_counted=sum(operations.values()),
+                breakdown=breakdown,
+            )
+        )
+        progress.advance(1, at=case.name)
+    progress.finish()
+    return rows
+
+
+def _timed(request: ProfileRequest, cases: list[Case], rows: list[ProfileRow], progress: Progress) -> list[ProfileRow]:
+    """The rows with times and peak memory, as far as they are wanted."""
+    if request.latency:
+        times, peaks = _clock(request, {case.name: case.inference() for case in cases}, "timing", progress)
+        rows = [replace(row, latency=times[row.name], peak_bytes=peaks[row.name]) for row in rows]
+    if request.train:
+        times, peaks = _clock(request, {case.name: case.training() for case in cases}, "timing training", progress)
+        rows = [replace(row, train=times[row.name], train_peak_bytes=peaks[row.name]) for row in rows]
+    return rows
+
+
+def _clock(
+    request: ProfileRequest, passes: dict[str, Pass], title: str, progress: Progress
+) -> tuple[dict[str, Timing], dict[str, int]]:
+    device = request.setting.device
+    protocol = request.protocol or (
+        Protocol(warmup=10, rounds=50) if device.type == "cuda" else Protocol(warmup=1, rounds=50, budget=CPU_BUDGET)
+    )
+    calls: dict[str, Callable[[], object]] = dict(passes)
+    times = measure(calls, protocol, device=device, title=title, progress=progress)
+    progress.start("measuring memory", len(passes))
+    peaks = {}
+    for name, call in passes.items():
+        peaks[name] = peak_memory(call, device)
+        progress.advance(1, at=name)
+    progress.finish()
+    return times, peaks

@@ -1,0 +1,119 @@
+"""From what a person asks of `spt profile` to the subjects: models, forced ratios, and ratios of real images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from sptcore.data.locate import open_index
+from sptcore.data.records import DatasetIndex
+from sptcore.errors import UsageError
+from sptcore.models.variants import VARIANTS
+from sptcore.profiling.real import label_selection, measured_selection, trained_subject
+from sptcore.profiling.subjects import AUTO_RATIOS, Selection, Subject, subject, uniform_selections
+from sptcore.progress import SILENT, Progress
+from sptcore.runs import Run
+from sptcore.runs.demo import is_demo, open_weights
+from sptcore.runs.models import LoadedModel, load_model
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """The images that ratios are measured on: a data set as `open_index` takes it, and how many of its images."""
+
+    data: str
+    split: str = "val"
+    limit: int = 32
+    options: tuple[tuple[str, object], ...] = ()
+    allow_truncated: bool = False
+
+    def index(self) -> DatasetIndex:
+        """The records. Raises DataError when the data set is not found or invalid."""
+        return open_index(self.data, self.split, **dict(self.options))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class ProfilePlan:
+    """Who is profiled. `models`: names; with `weights` (a run, a file, last, auto) the trained model comes after them.
+
+    `ratios` are forced; before them comes that of real images where `data` or `weights` say so. `size`: width, height.
+    """
+
+    models: tuple[str, ...]
+    size: tuple[int, int]
+    ratios: tuple[float, ...] = AUTO_RATIOS
+    weights: str | None = None
+    data: DataChoice | None = None
+    categories: int = 80
+
+
+def subjects(plan: ProfilePlan, device: torch.device, progress: Progress = SILENT) -> tuple[Subject, ...]:
+    """The subjects of a plan. Raises UsageError, DataError or IntegrityError for models, data or weights that fail."""
+    found = [subject(name, plan.ratios, categories=plan.categories) for name in plan.models]
+    if plan.data is not None:
+        index = plan.data.index()
+        found = [_with_labels(one, index, plan, progress) for one in found]
+    if plan.weights is not None:
+        found.append(_trained(plan, device, progress))
+    return tuple(found)
+
+
+def _with_labels(one: Subject, index: DatasetIndex, plan: ProfilePlan, progress: Progress) -> Subject:
+    """The ratio that the labels of the data ask for, before the forced ones."""
+    if not one.config.num_spa_blocks or plan.data is None:
+        return one
+    labels = label_selection(one.config, index, plan.size, limit=plan.data.limit, progress=progress)
+    return replace(one, selections=(labels, *one.selections))
+
+
+def _trained(plan: ProfilePlan, device: torch.device, progress: Progress) -> Subject:
+    run = open_weights(plan.weights or "auto")
+    loaded = load_model(run, device=device)
+    config = loaded.spec.backbone
+    forced = uniform_selections(config, plan.ratios)
+    if not config.num_spa_blocks:
+        return trained_subject(run.name, loaded, forced)
+    choice = plan.data or _own_data(run)
+    return trained_subject(run.name, loaded, (_real(loaded, choice, plan, progress), *forced))
+
+
+def _real(loaded: LoadedModel, choice: DataChoice, plan: ProfilePlan, progress: Progress) -> Selection:
+    index = choice.index()
+    if loaded.spec.backbone.selector == "ground_truth":
+        return label_selection(loaded.spec.backbone, index, plan.size, limit=choice.limit, progress=progress)
+    return measured_selection(
+        loaded,
+        index,
+        plan.size,
+        limit=choice.limit,
+        allow_truncated=choice.allow_truncated,
+        follow_symlinks=bool(dict(choice.options).get("follow_symlinks")),
+        progress=progress,
+    )
+
+
+def _own_data(run: Run) -> DataChoice:
+    """The data a run was trained on; the sample for the demo weights."""
+    if is_demo(run):
+        return DataChoice("sample")
+    if run.folder is None:
+        raise UsageError(
+            "a weights file does not say on which images to measure its select ratio",
+            where=str(run.weights),
+            hint="name a data set: --data DATA",
+        )
+    settings = run.config.get("train", {})
+    keys = ("root", "ann", "format")
+    options = tuple((key, settings[key]) for key in keys if settings.get(key) is not None)
+    return DataChoice(str(settings.get("val_data") or settings.get("data", "sample")), options=options)
+
+
+def rival_of(models: Sequence[str], weights: str | None) -> tuple[str, ...]:
+    """The models beside trained weights when none was named: the Swin of their size, where it has a name."""
+    if weights is None:
+        return tuple(models)
+    variant = open_weights(weights).info.model.get("variant", "")
+    rival = str(variant).replace("spt-", "swin-")
+    return (rival,) if rival in VARIANTS and rival != variant else ()

@@ -1,0 +1,94 @@
+"""Select ratios of real images: what weights select in them, or what their labels would have selected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from sptcore.data.images import find_image, read_image
+from sptcore.data.rasterize import touch_mask
+from sptcore.data.records import DatasetIndex, ImageRecord
+from sptcore.errors import DataError
+from sptcore.labels.geometry import whole_image
+from sptcore.labels.transform import labels_for
+from sptcore.models.backbone import HierarchicalBackbone
+from sptcore.models.config import STRIDES, BackboneConfig
+from sptcore.profiling.macs import DetectorShape, spa_places
+from sptcore.profiling.subjects import Selection, Subject
+from sptcore.progress import SILENT, Progress, track
+from sptcore.runs.models import LoadedModel
+from sptcore.tasks.base import BlockCounts, add_counts, block_counts
+from sptcore.tasks.detector import HeadsConfig, Normalise
+
+
+def trained_subject(name: str, loaded: LoadedModel, selections: tuple[Selection, ...]) -> Subject:
+    """A loaded model as a subject, at `selections`; its heads are those of its task where it is a detector."""
+    spec = loaded.spec
+    shape = DetectorShape(categories=len(spec.categories), masks=spec.masks)
+    if spec.task == "detect":
+        shape = replace(shape, heads=HeadsConfig.from_dict(spec.heads))
+    backbone = _backbone(loaded)
+    return Subject(name, backbone.config, selections, shape, backbone.state_dict())
+
+
+def _backbone(loaded: LoadedModel) -> HierarchicalBackbone:
+    return next(module for module in loaded.model.modules() if isinstance(module, HierarchicalBackbone))
+
+
+@torch.inference_mode()
+def measured_selection(
+    loaded: LoadedModel,
+    index: DatasetIndex,
+    size: tuple[int, int],
+    *,
+    limit: int,
+    allow_truncated: bool = False,
+    follow_symlinks: bool = False,
+    progress: Progress = SILENT,
+) -> Selection:
+    """What the model selects in the first `limit` images, each fitted into `size` (width, height): a ratio a block.
+
+    Ratios are micro averages: selected tokens of all images / their tokens. Raises DataError for a broken image and for
+    a data set without any.
+    """
+    backbone, normalise = _backbone(loaded), Normalise()
+    device = next(backbone.parameters()).device
+    normalise.to(device)
+    counts: list[BlockCounts] = []
+    for record in track(_first(index, limit), progress, "measuring the select ratio"):
+        path = find_image(index.image_root, record.file_name, follow_symlinks=follow_symlinks)
+        image = read_image(path, size=(record.width, record.height), allow_truncated=allow_truncated)
+        geometry = whole_image(record.width, record.height, size)
+        frame = (geometry.out[1], geometry.out[0])
+        pixels = torch.from_numpy(geometry.padded(image)).to(device).unsqueeze(0)
+        features = backbone(normalise(pixels, [frame]), torch.tensor([frame]))
+        counts = add_counts(counts, block_counts(features, None))
+    return Selection("measured", tuple(one.select_ratio for one in counts))
+
+
+def label_selection(
+    config: BackboneConfig,
+    index: DatasetIndex,
+    size: tuple[int, int],
+    *,
+    limit: int,
+    progress: Progress = SILENT,
+) -> Selection:
+    """What the labels of the first `limit` images ask for, each fitted into `size` (width, height): a ratio a block."""
+    strides = sorted({STRIDES[stage - 1] for stage, _ in spa_places(config)})
+    positive, tokens = dict.fromkeys(strides, 0), dict.fromkeys(strides, 0)
+    for record in track(_first(index, limit), progress, "reading labels"):
+        geometry = whole_image(record.width, record.height, size)
+        for stride, grid in labels_for(touch_mask(record), geometry.affine, geometry.out, strides).items():
+            positive[stride] += int(grid.sum())
+            tokens[stride] += grid.size
+    by_stage = [STRIDES[stage - 1] for stage, _ in spa_places(config)]
+    return Selection("labels", tuple(positive[stride] / tokens[stride] for stride in by_stage))
+
+
+def _first(index: DatasetIndex, limit: int) -> Sequence[ImageRecord]:
+    if not index.records:
+        raise DataError("no image in this split", where=str(index.annotation_path))
+    return index.records[:limit]

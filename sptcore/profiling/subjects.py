@@ -1,0 +1,165 @@
+"""Who is profiled: models and the selections to force on them, each made ready to be counted and timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from sptcore.models.backbone import HierarchicalBackbone
+from sptcore.models.config import BackboneConfig
+from sptcore.models.variants import backbone_config, build_backbone
+from sptcore.profiling.counted import Counted, count_backbone, count_heads
+from sptcore.profiling.forced import blob_masks, randomise_biases
+from sptcore.profiling.macs import Cost, DetectorShape, backbone_macs, detector_macs, spa_places, stage_grids
+from sptcore.profiling.passes import Pass, detector_outputs, inference_pass, random_regions, training_pass
+from sptcore.tasks.detection import DetectionTask
+from sptcore.tasks.detector import HeadsConfig, build_detector
+
+AUTO_RATIOS = (0.1, 0.22, 0.3, 0.5, 1.0)
+DENSE = "dense"
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is forced: a name for the table, and one select ratio a selecting block (none in a dense model)."""
+
+    name: str
+    ratios: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and the selections it is profiled at. `state`: weights of the backbone, fresh ones where None."""
+
+    name: str
+    config: BackboneConfig
+    selections: tuple[Selection, ...]
+    shape: DetectorShape = field(default_factory=DetectorShape)
+    state: dict[str, Tensor] | None = None
+
+
+def subject(name: str, ratios: Sequence[float] = AUTO_RATIOS, *, categories: int = 80) -> Subject:
+    """The variant called `name`, fresh, at uniform `ratios`, with the heads that training would give it.
+
+    Raises UsageError for a name that does not exist.
+    """
+    config = backbone_config(name)
+    heads = HeadsConfig.from_dict(DetectionTask().heads_config("auto", name))
+    return Subject(name, config, uniform_selections(config, ratios), DetectorShape(heads, categories))
+
+
+def uniform_selections(config: BackboneConfig, ratios: Sequence[float]) -> tuple[Selection, ...]:
+    """One selection a ratio, the same in every block; the dense one alone for a model that does not select."""
+    if not config.num_spa_blocks:
+        return (Selection(DENSE),)
+    return tuple(Selection(f"{ratio:g}", (float(ratio),) * config.num_spa_blocks) for ratio in ratios)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a subject is profiled: scope (backbone | detector), image size in pixels, batch, device, autocast, seed."""
+
+    scope: str
+    height: int
+    width: int
+    batch: int = 1
+    device: torch.device = CPU
+    amp: str = "off"
+    seed: int = 0
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """(height, width) as the network sees them: a detector's batch is padded to a multiple of 32."""
+        if self.scope == "backbone":
+            return self.height, self.width
+        return -(-self.height // 32) * 32, -(-self.width // 32) * 32
+
+
+class Built:
+    """A subject's network on its device, in evaluation mode: the backbone, in scope `detector` with all around it."""
+
+    def __init__(self, one: Subject, setting: Setting) -> None:
+        self.subject = one
+        shape, generator = one.shape, torch.Generator().manual_seed(setting.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(setting.seed)
+            self.backbone: HierarchicalBackbone = build_backbone(one.config)
+            self.model: nn.Module = self.backbone
+            if setting.scope == "detector":
+                self.model = build_detector(self.backbone, shape.heads, classes=shape.categories, masks=shape.masks)
+        randomise_biases(self.model, generator)
+        if one.state is not None:
+            self.backbone.load_state_dict(one.state)
+        self.model.to(setting.device).eval()
+
+    @property
+    def params(self) -> int:
+        """Parameters of the whole scope."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+class Case:
+    """One row of a profile: a network at one selection, with input, masks and regions drawn from the seed."""
+
+    def __init__(self, built: Built, selection: Selection, setting: Setting) -> None:
+        self.built, self.selection, self.setting = built, selection, setting
+        generator = torch.Generator().manual_seed(setting.seed)
+        height, width = setting.padded
+        self.images = torch.randn(setting.batch, 3, height, width, generator=generator).to(setting.device)
+        self.regions = random_regions(1000, height, width, generator).to(setting.device)
+        grids = stage_grids(height, width)
+        masks = [
+            blob_masks(setting.batch, grids[stage - 1], ratio, generator).to(setting.device)
+            for (stage, _), ratio in zip(spa_places(built.subject.config), selection.ratios, strict=True)
+        ]
+        self.masks: list[Tensor] | None = masks or None
+
+    @property
+    def name(self) -> str:
+        """`"spt-t 0.3"`."""
+        return f"{self.built.subject.name} {self.selection.name}"
+
+    def costs(self) -> list[Cost]:
+        """MACs by formula, for the very counts of the masks."""
+        one, (height, width), batch = self.built.subject, self.setting.padded, self.setting.batch
+        counts = [mask.flatten(1).sum(1).tolist() for mask in self.masks or ()]
+        if self.setting.scope == "backbone":
+            stages = backbone_macs(one.config, height, width, batch=batch, counts=counts)
+            return [cost for stage in stages for cost in stage.costs]
+        return detector_macs(one.config, height, width, batch=batch, shape=one.shape, counts=counts)
+
+    def count(self, known: dict[object, Counted]) -> dict[str, int]:
+        """MACs counted on what runs, by operation (`aten.addmm`); they sum to the MACs of the case.
+
+        `known` remembers what was counted, since the backbone is the same in both scopes.
+        """
+        one = self.built.subject
+        body = (one.name, self.selection.name, self.setting.padded)
+        if body not in known:
+            known[body] = count_backbone(self.built.backbone, self.images, self.masks)
+        parts = [known[body]]
+        if self.setting.scope == "detector":
+            parts += count_heads(self.built.model, one.shape, self.images).values()
+        operations: dict[str, int] = {}
+        for part in parts:
+            for name, macs in part.by_op.items():
+                operations[name] = operations.get(name, 0) + macs
+        return operations
+
+    def forward(self) -> list[Tensor]:
+        """One pass through the scope; its outputs."""
+        if self.setting.scope == "backbone":
+            return list(self.built.backbone(self.images).maps.values())
+        return detector_outputs(self.built.model, self.built.subject.shape, self.images, self.regions)
+
+    def inference(self) -> Pass:
+        """The pass that is timed in evaluation mode."""
+        return inference_pass(self.built.backbone, self.masks, self.forward, self.setting.amp)
+
+    def training(self) -> Pass:
+        """The pass that is timed forward and backward."""
+        return training_pass(self.built.model, self.built.backbone, self.masks, self.forward, self.setting.amp)
