@@ -86,11 +86,11 @@ def _scores(
 
 @triton.jit
 def _score_gradient(weights, grad, v, delta, WHOLE_ROWS: tl.constexpr):
-    """Gradient (Q, K) of the natural logits: P * (dO V^T - delta), delta = sum over keys of P * dO V^T; fp32."""
+    """Gradient (Q, K) of the natural logits, P * (dO V^T - delta), and delta = sum over keys of P * dO V^T; fp32."""
     grad_weights = tl.dot(grad, tl.trans(v), input_precision="ieee")
-    if WHOLE_ROWS:
+    if WHOLE_ROWS:  # all keys are here: exact, where the given delta has the rounding of the output
         delta = tl.sum(weights * grad_weights, 1)
-    return weights * (grad_weights - delta[:, None])
+    return weights * (grad_weights - tl.expand_dims(delta, 1)), delta
 
 
 @triton.jit(do_not_specialize=RUNTIME_SIZES)
@@ -146,7 +146,7 @@ def _load_queries(
     q_ptr, grad_ptr, out_ptr, lse_ptr, rows, inside, q_row, num_heads,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, WHOLE_ROWS: tl.constexpr,
 ):  # fmt: skip
-    """What the backward pass needs of R queries: q, dO (R, d), log-sum-exp, and delta = sum(O * dO) of partial rows."""
+    """What the backward pass needs of R queries: q, dO (R, d), log-sum-exp, and of partial rows delta = sum(O * dO)."""
     q = _load_rows(q_ptr, rows, inside, q_row, HEAD_DIM, BLOCK_D)
     grad = _load_rows(grad_ptr, rows, inside, num_heads * HEAD_DIM, HEAD_DIM, BLOCK_D)
     lse = tl.load(lse_ptr + rows * num_heads, mask=inside, other=0.0)
@@ -160,13 +160,13 @@ def _load_queries(
 
 @triton.jit(do_not_specialize=RUNTIME_SIZES)
 def _backward(
-    q_ptr, k_ptr, v_ptr, grad_ptr, out_ptr, lse_ptr, dq_ptr, dk_ptr, dv_ptr,
+    q_ptr, k_ptr, v_ptr, grad_ptr, out_ptr, lse_ptr, dq_ptr, dk_ptr, dv_ptr, delta_ptr,
     starts_ptr, tokens_ptr, segments_ptr, table_ptr,
     q_row, q_head, k_row, k_head, v_row, v_head, height, width, num_heads, scale,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, ONE_TILE: tl.constexpr,
     SEGMENTED: tl.constexpr, BIAS: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """dq, dk, dv of one head of one container; the weights are recomputed from the log-sum-exp."""
+    """dq, dk, dv and delta of one head of one container; the weights are recomputed from the log-sum-exp."""
     container = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1).to(tl.int64)
     start = tl.load(starts_ptr + container).to(tl.int64)
@@ -206,9 +206,11 @@ def _backward(
             scores = _scores(q, k, q_segment, q_y, q_x, k_segment, k_y, k_x, table_ptr, scale, BIAS, WINDOW)
             weights = tl.exp2(scores - lse[:, None])
             dv += tl.dot(tl.trans(weights.to(grad.dtype)), grad, input_precision="ieee")
-            d_scores = _score_gradient(weights, grad, v, delta, ONE_TILE).to(q.dtype)  # (Q, K)
+            d_scores, delta = _score_gradient(weights, grad, v, delta, ONE_TILE)  # (Q, K)
+            d_scores = d_scores.to(q.dtype)
             dk += tl.dot(tl.trans(d_scores), q, input_precision="ieee")
             if ONE_TILE:
+                tl.store(delta_ptr + q_rows * num_heads + head, delta, mask=q_inside)
                 dq = tl.dot(d_scores, k, input_precision="ieee") * scale
                 _store_rows(dq_ptr + flat, q_rows, q_inside, flat_row, dq, HEAD_DIM, BLOCK_D)
         _store_rows(dk_ptr + flat, k_rows, k_inside, flat_row, dk * scale, HEAD_DIM, BLOCK_D)
@@ -239,14 +241,15 @@ def _backward(
                 )  # fmt: skip
                 scores = _scores(q, k, q_segment, q_y, q_x, k_segment, k_y, k_x, table_ptr, scale, BIAS, WINDOW)
                 weights = tl.exp2(scores - lse[:, None])
-                d_scores = _score_gradient(weights, grad, v, delta, PARTIAL).to(k.dtype)
-                dq += tl.dot(d_scores, k, input_precision="ieee")
+                d_scores, delta = _score_gradient(weights, grad, v, delta, PARTIAL)
+                dq += tl.dot(d_scores.to(k.dtype), k, input_precision="ieee")
+            tl.store(delta_ptr + q_rows * num_heads + head, delta, mask=q_inside)
             _store_rows(dq_ptr + flat, q_rows, q_inside, flat_row, dq * scale, HEAD_DIM, BLOCK_D)
 
 
 @triton.jit(do_not_specialize=RUNTIME_SIZES)
 def _backward_table(
-    q_ptr, k_ptr, v_ptr, grad_ptr, out_ptr, lse_ptr, partial_ptr, starts_ptr, tokens_ptr, segments_ptr, table_ptr,
+    q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, partial_ptr, starts_ptr, tokens_ptr, segments_ptr, table_ptr,
     q_row, q_head, k_row, k_head, v_row, v_head, height, width, num_heads, scale,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, SIDE: tl.constexpr,
     SEGMENTED: tl.constexpr, BIAS: tl.constexpr, WINDOW: tl.constexpr,
@@ -260,7 +263,6 @@ def _backward_table(
     start = tl.load(starts_ptr + container).to(tl.int64)
     length = (tl.load(starts_ptr + container + 1) - start).to(tl.int32)
     table_ptr += head * (2 * WINDOW - 1) * (2 * WINDOW - 1)
-    flat = head * HEAD_DIM
     side = tl.arange(0, SIDE)
 
     total = tl.zeros((SIDE, SIDE), tl.float32)
@@ -268,10 +270,10 @@ def _backward_table(
         q_slots = first_query + tl.arange(0, QUERIES)
         q_inside = q_slots < length
         q_rows = start + q_slots
-        q, grad, lse, delta = _load_queries(
-            q_ptr + head * q_head, grad_ptr + flat, out_ptr + flat, lse_ptr + head, q_rows, q_inside, q_row, num_heads,
-            HEAD_DIM, BLOCK_D, PARTIAL,
-        )  # fmt: skip
+        q = _load_rows(q_ptr + head * q_head, q_rows, q_inside, q_row, HEAD_DIM, BLOCK_D)
+        grad = _load_rows(grad_ptr + head * HEAD_DIM, q_rows, q_inside, num_heads * HEAD_DIM, HEAD_DIM, BLOCK_D)
+        lse = tl.load(lse_ptr + q_rows * num_heads + head, mask=q_inside, other=0.0)
+        delta = tl.load(delta_ptr + q_rows * num_heads + head, mask=q_inside, other=0.0)
         q_segment, q_y, q_x = _load_places(
             tokens_ptr, segments_ptr, q_rows, q_slots, q_inside, height, width, NO_QUERY, SEGMENTED, BIAS, WINDOW
         )
@@ -286,7 +288,8 @@ def _backward_table(
             )
             scores = _scores(q, k, q_segment, q_y, q_x, k_segment, k_y, k_x, table_ptr, scale, BIAS, WINDOW)
             weights = tl.exp2(scores - lse[:, None])
-            d_scores = tl.reshape(_score_gradient(weights, grad, v, delta, PARTIAL), (QUERIES * KEYS,))
+            d_scores, delta = _score_gradient(weights, grad, v, delta, PARTIAL)
+            d_scores = tl.reshape(d_scores, (QUERIES * KEYS,))
             dy = tl.reshape(_clip(q_y[:, None] - k_y[None, :], WINDOW), (QUERIES * KEYS,))
             dx = tl.reshape(_clip(q_x[:, None] - k_x[None, :], WINDOW), (QUERIES * KEYS,))
             by_row = tl.where(dy[None, :] == side[:, None], d_scores[None, :], 0.0)  # (SIDE, pairs)
@@ -319,77 +322,72 @@ def forward(q: Tensor, k: Tensor, v: Tensor, places: Places, table: Tensor | Non
     """Output (P, h, d) and log-sum-exp (P, h) in base 2; `table` (h, (2M-1)^2) fp32. Rows past the end are left."""
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
-    block, warps = _block(q, places, backward=False)
-    tiles = triton.cdiv(places.container_len, block)
-    grid = (places.starts.numel() - 1, q.shape[1], tiles)
-    _launch(
-        _forward, grid, warps, (q, k, v, out, lse), (q, k, v), places, table,
-        BLOCK=block, ONE_TILE=tiles == 1,
-    )  # fmt: skip
+    _launch("forward", (q, k, v), (out, lse), places, table)
     return out, lse
 
 
 def backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, places: Places, table: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients (P, h, d) of q, k and v; `grad`, `out` and `lse` are contiguous."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients (P, h, d) of q, k and v, and delta (P, h); `grad`, `out` and `lse` are contiguous."""
     dq, dk, dv = (torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(3))
-    block, warps = _block(q, places, backward=True)
-    grid = (places.starts.numel() - 1, q.shape[1])
-    _launch(
-        _backward, grid, warps, (q, k, v, grad, out, lse, dq, dk, dv), (q, k, v), places, table,
-        BLOCK=block, ONE_TILE=places.container_len <= block,
-    )  # fmt: skip
-    return dq, dk, dv
+    delta = torch.empty_like(lse)
+    _launch("backward", (q, k, v), (grad, out, lse, dq, dk, dv, delta), places, table)
+    return dq, dk, dv, delta
 
 
 def backward_table(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, places: Places, table: Tensor
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor, places: Places, table: Tensor
 ) -> Tensor:
     """Gradient (h, (2M-1)^2) fp32 of the bias table: one partial a container and head, then a sum in fixed order."""
-    grid = (places.starts.numel() - 1, q.shape[1])
-    partial = torch.empty(*grid, table.shape[1], dtype=torch.float32, device=q.device)
-    side = max(16, triton.next_power_of_2(2 * places.window_size - 1))
-    _launch(
-        _backward_table, grid, 4, (q, k, v, grad, out, lse, partial), (q, k, v), places, table,
-        QUERIES=16, KEYS=16, SIDE=side,
-    )  # fmt: skip
+    containers = places.starts.numel() - 1
+    partial = torch.empty(containers, *table.shape, dtype=torch.float32, device=q.device)
+    _launch("table", (q, k, v), (grad, lse, delta, partial), places, table)
     return partial.sum(0)
 
 
-def _block(q: Tensor, places: Places, *, backward: bool) -> tuple[int, int]:
-    """Tile edge and warps: the largest that compiles for sm_90 without spilling registers (tests hold this)."""
-    one_tile = places.container_len <= 64
-    if q.dtype == torch.float32:  # plain multiply-add instead of tensor cores: operands live in registers
-        block, warps = (64 if one_tile and q.shape[2] <= 32 else 32), 8
+KERNELS: dict[str, Any] = {"forward": _forward, "backward": _backward, "table": _backward_table}
+
+
+def options(step: str, dtype: torch.dtype, head_dim: int, container_len: int, window_size: int) -> dict[str, int]:
+    """Block sizes, warps and stages of one step: what compiles for sm_90 without spilling registers (tests hold it)."""
+    plain = dtype == torch.float32  # multiply-add instead of tensor cores: operands live in registers
+    shared = {
+        "HEAD_DIM": head_dim,
+        "BLOCK_D": max(16, triton.next_power_of_2(head_dim)),
+        "WINDOW": window_size,
+        "num_stages": 1 if plain or step == "table" else 3,
+    }
+    if step == "table":
+        side = max(16, triton.next_power_of_2(2 * window_size - 1))
+        return shared | {"QUERIES": 16, "KEYS": 16, "SIDE": side, "num_warps": 8}
+    short = container_len <= 64
+    if plain:
+        block, warps = (64 if short and head_dim <= 32 else 32), 8
     else:
-        block, warps = (64 if one_tile or not backward else 32), (4 if one_tile else 8)
-    return min(block, max(16, triton.next_power_of_2(places.container_len))), warps
+        block, warps = (64 if short or step == "forward" else 32), (4 if short else 8)
+    block = min(block, max(16, triton.next_power_of_2(container_len)))
+    return shared | {"BLOCK": block, "ONE_TILE": container_len <= block, "num_warps": warps}
 
 
 def _launch(
-    kernel: Any,
-    grid: tuple[int, ...],
-    warps: int,
-    tensors: tuple[Tensor, ...],
-    strided: tuple[Tensor, ...],
-    places: Places,
-    table: Tensor | None,
-    **blocks: int,
-) -> None:
-    q = strided[0]
+    step: str, rows: tuple[Tensor, ...], others: tuple[Tensor, ...], places: Places, table: Tensor | None
+) -> None:  # fmt: skip
+    """One program a container and head, and in the forward step a tile of queries; nothing to do without containers."""
+    q = rows[0]
     if q.device.type != "cuda" and not INTERPRETED:
         raise ValueError("Triton kernels run on a CPU only when TRITON_INTERPRET=1 was set before their first use")
-    if 0 in grid:
+    chosen = options(step, q.dtype, q.shape[2], places.container_len, places.window_size)
+    tiles = triton.cdiv(places.container_len, chosen["BLOCK"]) if step == "forward" else 1
+    grid = (places.starts.numel() - 1, q.shape[1], tiles)
+    if grid[0] == 0:
         return
     bias = BIAS_NONE if table is None else BIAS_SLOT if places.by_slot else BIAS_SPATIAL
     with torch.cuda.device_of(q):
-        kernel[grid](
-            *tensors, places.starts, places.token_index,
+        KERNELS[step][grid](
+            *rows, *others, places.starts, places.token_index,
             q if places.segments is None else places.segments, q if table is None else table,  # q: never read
-            *(stride for tensor in strided for stride in tensor.stride()[:2]),
+            *(stride for tensor in rows for stride in tensor.stride()[:2]),
             places.height, places.width, q.shape[1], q.shape[2] ** -0.5,
-            HEAD_DIM=q.shape[2], BLOCK_D=max(16, triton.next_power_of_2(q.shape[2])),
-            SEGMENTED=places.segments is not None, BIAS=bias.value, WINDOW=places.window_size,
-            num_warps=warps, num_stages=1 if q.dtype == torch.float32 else 3, **blocks,
+            SEGMENTED=places.segments is not None, BIAS=bias.value, **chosen,
         )  # fmt: skip

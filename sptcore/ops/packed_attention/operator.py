@@ -72,10 +72,10 @@ def attend_rows_backward(
     places = kernel.Places(starts, token_index, segments, height, width, container_len, window_size, by_slot)
     grad, query, key, value = grad.contiguous(), _unit_stride(query), _unit_stride(key), _unit_stride(value)
     by_head = _by_head(table)
-    d_query, d_key, d_value = kernel.backward(grad, query, key, value, out, lse, places, by_head)
+    d_query, d_key, d_value, delta = kernel.backward(grad, query, key, value, out, lse, places, by_head)
     if table is None or by_head is None or not table_grad:
         return d_query, d_key, d_value, query.new_empty(0)
-    d_table = kernel.backward_table(grad, query, key, value, out, lse, places, by_head)
+    d_table = kernel.backward_table(grad, query, key, value, lse, delta, places, by_head)
     return d_query, d_key, d_value, d_table.t().contiguous().to(table.dtype)
 
 
