@@ -46,6 +46,7 @@ import typer
 from sptcli.dispatch import Entry, SptGroup
 
 COMMANDS: dict[str, Entry] = {
+    "make-sparse": Entry("sptcli.make_sparse", "Data", "cut the sparse images out of a data set"),
     "make-labels": Entry("sptcli.make_labels", "Data", "rasterise boxes and masks into selection labels (HDF5)"),
     "prepare": Entry("sptcli.prepare", "Data", "unpack and check a data set, name what is missing"),
     "train": Entry("sptcli.train", "Train and test", "train a detector that selects its tokens"),

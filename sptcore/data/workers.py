@@ -48,11 +48,21 @@ def map_in_order(
         yield from map(work, items)
 
 
-def dask_executor(address: str) -> Executor:
-    """The executor of the Dask scheduler at `dask://HOST:PORT`. Raises UsageError, or EnvironmentFault without Dask."""
-    host = address.removeprefix("dask://")
-    if host == address or ":" not in host:
-        raise UsageError(f"no executor {address!r}", hint="local, or dask://HOST:PORT")
+def usable_processors() -> int:
+    """The processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def named_executor(name: str) -> Executor | None:
+    """None for "local", the executor of the Dask scheduler for "dask://HOST:PORT".
+
+    Raises UsageError for another name, EnvironmentFault where Dask is not installed or no scheduler answers.
+    """
+    if name == "local":
+        return None
+    host = name.removeprefix("dask://")
+    if host == name or ":" not in host:
+        raise UsageError(f"no executor {name!r}", hint="local, or dask://HOST:PORT")
     try:
         from distributed import Client  # type: ignore[import-not-found]
     except ImportError as error:
@@ -60,7 +70,7 @@ def dask_executor(address: str) -> Executor:
     try:
         return Client(f"tcp://{host}", timeout=10).get_executor()
     except OSError as error:
-        raise EnvironmentFault(f"no Dask scheduler answers: {error}", where=address) from error
+        raise EnvironmentFault(f"no Dask scheduler answers: {error}", where=name) from error
 
 
 def _ahead(

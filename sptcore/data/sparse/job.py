@@ -15,6 +15,7 @@ from sptcore.data.format import Block, Source
 from sptcore.data.locate import read_manifest, splits_of
 from sptcore.data.lock import build_lock
 from sptcore.data.padding import NO_PADDING, write_padded
+from sptcore.data.sparse import measure as measuring
 from sptcore.data.sparse.measure import (
     BlockMeasure,
     OpenSplit,
@@ -256,9 +257,9 @@ class _Build:
 
         self.progress.start(f"measuring {opened.split}", opened.n_images)
         try:
-            fresh = map_in_order(
-                measure, blocks_to_do(), jobs=self.plan.jobs, executor=self.plan.executor, describe=first_image
-            )
+            jobs = min(self.plan.jobs, -(-opened.n_images // measuring.BLOCK))
+            executor = self.plan.executor
+            fresh = map_in_order(measure, blocks_to_do(), jobs=jobs, executor=executor, describe=first_image)
             yield from self._in_sequence(opened, fresh, order, known, earlier)
         finally:
             self.progress.finish()
