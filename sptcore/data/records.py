@@ -85,13 +85,15 @@ class Category(msgspec.Struct, frozen=True):
 class Dropped(msgspec.Struct, frozen=True):
     """An annotation that was left out, and why: `cause` is one of a short fixed list, `where` a JSON path or a line.
 
-    `entry` is the annotation's position in its file, -1 when only a part of it (one polygon) was left out.
+    `entry` is the annotation's position in its file, -1 when only a part of it (one polygon) was left out; `image_id`
+    the image it belongs to, -1 where there is none.
     """
 
     cause: str
     where: str
     detail: str = ""
     entry: int = -1
+    image_id: int = -1
 
 
 class DatasetIndex(msgspec.Struct, frozen=True):

@@ -81,6 +81,7 @@ def _pixels(path: Path, data: bytes) -> np.ndarray:
 
 
 def _instances(path: Path, pixels: np.ndarray, image_id: int, ledger: Ledger, n_classes: int) -> tuple[Instance, ...]:
+    ledger.image_id = image_id
     numbers = pixels[..., 2].astype(np.int64) * 256 + pixels[..., 3]
     objects = pixels[..., 0] > 0
     instances = []

@@ -73,7 +73,7 @@ def check_annotation(
         box_xyxy = _box(box, mask, image, report)
     except Unusable as fault:
         place = f"annotations[{position}]{fault.place}"
-        report.drop(Dropped(fault.cause, place, fault.detail, position))
+        report.drop(Dropped(fault.cause, place, fault.detail, position, image.id))
         return None
     if mask is None:
         report.counts[MASK_FROM_BOX] += 1
@@ -133,7 +133,8 @@ def _segmentation(parts: Any, image: ImageEntry, position: int, report: Report) 
         if fault is None:
             kept.append(polygon)
         else:
-            report.drop(Dropped(fault.cause, f"annotations[{position}]{fault.place}", fault.detail))
+            place = f"annotations[{position}]{fault.place}"
+            report.drop(Dropped(fault.cause, place, fault.detail, image_id=image.id))
     return Polygons(parts=kept) if kept else None
 
 
