@@ -26,8 +26,9 @@ from sptcore.runs.device import pick_device
 from sptcore.runs.models import LoadedModel, load_model, parse_spec
 from sptcore.tasks.base import BlockCounts
 from sptcore.tasks.coco_metrics import BACKENDS, METRICS, CocoScores
-from sptcore.training.datasets import ImageDataset, WholeImage, default_workers
+from sptcore.training.datasets import ImageDataset, WholeImage
 from sptcore.training.evaluate import Evaluation, ImageTokens, Running, evaluate_model, score
+from sptcore.training.loading import default_workers
 from sptcore.training.prepare import label_strides
 from sptcore.training.threads import fitting_threads
 

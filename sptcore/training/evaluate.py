@@ -15,8 +15,9 @@ from sptcore.models.backbone import Features
 from sptcore.progress import SILENT, Progress, track
 from sptcore.tasks.base import Batch, BlockCounts, ModelSpec, Task, add_counts, block_counts
 from sptcore.tasks.coco_metrics import CocoScores, coco_scores
-from sptcore.training.datasets import ImageDataset, load_batches
+from sptcore.training.datasets import ImageDataset
 from sptcore.training.ground_truth import coco_truth
+from sptcore.training.loading import BatchLoader
 from sptcore.training.sampler import EpochSampler
 from sptcore.training.state import by_stage
 from sptcore.training.stop import StopRequest
@@ -109,11 +110,11 @@ def _batches(dataset: ImageDataset, running: Running, stop: StopRequest | None, 
     sampler = EpochSampler(len(dataset), running.batch, shuffle=False)
     draws = list(sampler.batches(0))
     draws[-1] = draws[-1][: len(dataset) - running.batch * (len(draws) - 1)]
-    batches = load_batches(dataset, draws, workers=running.workers, pin=running.device.type == "cuda")
-    for batch in track(batches, progress, "evaluating", len(draws)):
-        if stop is not None and stop.cause:
-            raise Interrupted
-        yield batch.to(running.device)
+    with BatchLoader(dataset, workers=running.workers, pin=running.device.type == "cuda") as loader:
+        for batch in track(loader.batches(draws), progress, "evaluating", len(draws)):
+            if stop is not None and stop.cause:
+                raise Interrupted
+            yield batch.to(running.device)
 
 
 def _image_tokens(batch: Batch, features: Features) -> list[ImageTokens]:

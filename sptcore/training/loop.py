@@ -18,9 +18,9 @@ from sptcore.runs import MetricsLog, Run, latest_checkpoint, save_checkpoint, sa
 from sptcore.runs.device import pick_device
 from sptcore.tasks.base import Batch
 from sptcore.training.config import TrainConfig, parse_interval, read_config
-from sptcore.training.datasets import default_workers, load_batches
 from sptcore.training.distributed import ALONE, Group
 from sptcore.training.evaluate import Evaluation, Interrupted, Running, evaluate_model
+from sptcore.training.loading import BatchLoader, default_workers
 from sptcore.training.optim import base_lr, build_optimizer, lr_factor, set_lr
 from sptcore.training.prepare import Prepared, build_model, memory_mb, prepare
 from sptcore.training.sampler import Draw, EpochSampler
@@ -117,7 +117,15 @@ class Trainer:
         started = time.monotonic()
         self.progress.start(f"training {self.config.model}", self.total_steps)
         self.progress.advance(self.state.step)
-        batches = self._batches()
+        with BatchLoader(self.prepared.train, workers=self.workers, pin=self.device.type == "cuda") as loader:
+            cause = self._walk(self._batches(loader), stop)
+        self.progress.finish()
+        self._conclude(cause)
+        seconds = time.monotonic() - started
+        step, skipped = self.state.step, self.state.skipped
+        return FitReport(self.run, step, self.total_steps, skipped, cause, self.evaluation, seconds)
+
+    def _walk(self, batches: Iterator[tuple[Batch, ...]], stop: StopRequest) -> str | None:
         while True:
             cause = self.group.first(stop.cause)
             if cause is None and self._evaluation_due():
@@ -125,24 +133,17 @@ class Trainer:
             if cause is not None or self._checkpoint_due():
                 self._save()
             if cause is not None or self.state.step >= self.total_steps:
-                break
+                return cause
             self._step(next(batches))
-        self.progress.finish()
-        self._conclude(cause)
-        seconds = time.monotonic() - started
-        step, skipped = self.state.step, self.state.skipped
-        return FitReport(self.run, step, self.total_steps, skipped, cause, self.evaluation, seconds)
 
-    def _batches(self) -> Iterator[tuple[Batch, ...]]:
+    def _batches(self, loader: BatchLoader) -> Iterator[tuple[Batch, ...]]:
         """The forward passes of each step, from the current one on."""
         per_epoch, accum = self.sampler.steps_per_epoch, self.config.accum
         first = self.state.step
         for epoch in range(first // per_epoch, self.config.epochs):
             skip = max(0, first - epoch * per_epoch)
             parts = (part for draws in self.sampler.batches(epoch, skip=skip) for part in self._split(draws))
-            pin = self.device.type == "cuda"
-            loaded = load_batches(self.prepared.train, parts, workers=self.workers, pin=pin)
-            yield from zip(*[loaded] * accum, strict=True)
+            yield from zip(*[loader.batches(parts)] * accum, strict=True)
 
     def _split(self, draws: list[Draw]) -> list[list[Draw]]:
         return [draws[first : first + self.config.batch] for first in range(0, len(draws), self.config.batch)]

@@ -10,8 +10,8 @@ import torch
 from sptcore.progress import SILENT, Progress
 from sptcore.runs.device import pick_device
 from sptcore.training.config import TrainConfig
-from sptcore.training.datasets import load_batches
 from sptcore.training.distributed import ALONE
+from sptcore.training.loading import BatchLoader
 from sptcore.training.optim import base_lr, build_optimizer, lr_factor, set_lr
 from sptcore.training.prepare import build_model, memory_mb, prepare
 from sptcore.training.sampler import EpochSampler
@@ -56,7 +56,7 @@ def _try(config: TrainConfig, device: torch.device, progress: Progress) -> Trial
         draws = [next(sampler.batches(number)) for number in range(config.accum)]
         factor = lr_factor(state.step, config=config, steps_per_epoch=steps_per_epoch)
         set_lr(state.optimizer, base_lr(config, config.batch * config.accum) * factor)
-        result = step(state, list(load_batches(prepared.train, draws, workers=0)))
+        result = step(state, list(BatchLoader(prepared.train).batches(draws)))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         state.step += 1
