@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sptcore.data.records import DatasetIndex, ImageRecord
+from sptcore.data.records import DatasetIndex
 from sptcore.errors import IntegrityError
-from sptcore.labels.build.recipe import Recipe, fingerprint
+from sptcore.labels.build.recipe import Recipe, fingerprint, repaired_images
 from sptcore.labels.pyramid import levels
 from sptcore.labels.store import LabelEntry, LabelStore
 from sptcore.labels.store.schema import WHOLE
@@ -90,10 +90,12 @@ def verify_labels(
         records = [record for record in index.records if record.image_id in store]
         if sample is not None and sample < len(records):
             records = [records[k] for k in np.linspace(0, len(records) - 1, sample).round().astype(int).tolist()]
+        repaired = repaired_images(index)
         differences = [
             f"image {record.image_id} ({record.file_name!r}): {difference}"
             for record in track(records, progress, "derive the labels again")
-            if (difference := _difference(store, recipe, record)) is not None
+            if (difference := _difference(store, recipe.entry(record, repaired=record.image_id in repaired)))
+            is not None
         ]
     if differences:
         more = f" (and {len(differences) - 1} other images)" if len(differences) > 1 else ""
@@ -102,8 +104,8 @@ def verify_labels(
     return len(records)
 
 
-def _difference(store: LabelStore, recipe: Recipe, record: ImageRecord) -> str | None:
-    entry, image = recipe.entry(record), store.image(record.image_id)
+def _difference(store: LabelStore, entry: LabelEntry) -> str | None:
+    image = store.image(entry.image_id)
     for name in ("file_name", "object_pixels", "n_objects", "flags"):
         if getattr(entry, name) != getattr(image, name):
             return f"{name} is {getattr(image, name)!r}, derived {getattr(entry, name)!r}"

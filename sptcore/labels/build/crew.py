@@ -32,13 +32,13 @@ _POLL = 0.2
 
 @dataclass(frozen=True)
 class Block:
-    """A run of images that is staged as one file. `number` counts from 0."""
+    """A run of images that is staged as one file; `repaired` are those some of whose annotations were left out."""
 
-    number: int
     path: Path
     header: StoreHeader
     report: bytes
     records: tuple[ImageRecord, ...]
+    repaired: frozenset[int] = frozenset()
 
 
 def build_block(recipe: Recipe, block: Block, on_image: Callable[[int], None]) -> None:
@@ -46,7 +46,7 @@ def build_block(recipe: Recipe, block: Block, on_image: Callable[[int], None]) -
     rows = Rows(recipe.strides)
     for position, record in enumerate(block.records):
         on_image(position)
-        rows.add(recipe.entry(record))
+        rows.add(recipe.entry(record, repaired=record.image_id in block.repaired))
     publish(block.path, block.header, [rows], block.report)
 
 

@@ -36,6 +36,7 @@ class BuildReport:
     n_empty: int
     n_box_only: int
     n_crowd: int
+    n_repaired: int
     n_objects: int
     object_ratio: float
     select_ratios: dict[int, float]
@@ -145,6 +146,7 @@ def summarise(path: Path, *, built: bool, seconds: float = 0.0) -> BuildReport:
             n_empty=int(np.count_nonzero(flags & Flag.EMPTY)),
             n_box_only=int(np.count_nonzero(flags & Flag.BOX_ONLY)),
             n_crowd=int(np.count_nonzero(flags & Flag.CROWD)),
+            n_repaired=int(np.count_nonzero(flags & Flag.REPAIRED)),
             n_objects=int(index["image/n_objects"].sum()),
             object_ratio=float(index["image/object_pixels"].sum() / max(int(pixels.sum()), 1)),
             select_ratios={stride: _select_ratio(store, stride) for stride in store.strides},

@@ -96,17 +96,22 @@ class Recipe:
             part=part,
         )
 
-    def entry(self, record: ImageRecord) -> LabelEntry:
-        """Mask, counts and flags of one image. Raises DataError for a mask picture that is missing or wrong."""
+    def entry(self, record: ImageRecord, *, repaired: bool = False) -> LabelEntry:
+        """Mask, counts and flags of one image; `repaired`: some of its annotations were left out.
+
+        Raises DataError for a mask picture that is missing or wrong.
+        """
         if self.source == "image":
             mask = image_mask(record, self.padding)
-            return LabelEntry(record.image_id, record.file_name, mask, int(np.count_nonzero(mask)), 1)
+            flags = Flag.REPAIRED if repaired else Flag(0)
+            return LabelEntry(record.image_id, record.file_name, mask, int(np.count_nonzero(mask)), 1, flags)
         instances = counted_instances(record, self.rule)
         mask = touch_mask(record, self.rule)
         by_box = [self.source == "boxes" or instance.segmentation is None for instance in instances]
         touched = int(np.count_nonzero(mask))
         pixels = object_pixels(record, self.rule) if any(by_box) else touched
         flags = _flags(instances, touched, only_boxes=bool(by_box) and all(by_box))
+        flags |= Flag.REPAIRED if repaired else Flag(0)
         return LabelEntry(record.image_id, record.file_name, mask, pixels, len(instances), flags)
 
 
@@ -131,6 +136,11 @@ def fingerprint(index: DatasetIndex) -> tuple[str, int]:
     if index.source_sha256:
         return index.source_sha256, size
     return hashlib.sha256(msgspec.msgpack.encode(index.records, enc_hook=str)).hexdigest(), size
+
+
+def repaired_images(index: DatasetIndex) -> frozenset[int]:
+    """The images some of whose annotations were left out."""
+    return frozenset(dropped.image_id for dropped in index.dropped) - {-1}
 
 
 def image_set_digest(index: DatasetIndex) -> str:

@@ -13,7 +13,7 @@ from sptcore.data.records import DatasetIndex, ImageRecord
 from sptcore.errors import IntegrityError, SptError
 from sptcore.files import as_fault, write_atomically
 from sptcore.labels.build.crew import Block
-from sptcore.labels.build.recipe import Recipe, image_set_digest, report_of
+from sptcore.labels.build.recipe import Recipe, image_set_digest, repaired_images, report_of
 from sptcore.labels.store import LabelStore
 from sptcore.progress import Progress
 
@@ -47,6 +47,7 @@ class Staging:
         self.folder = target.with_name(f".{target.name}.spt-parts")
         self.header = recipe.header(index, part=str(shard))
         self._report = report_of(index)
+        self._repaired = repaired_images(index)
         self._records = shard.of(index.records)
         starts = range(0, len(self._records), BLOCK) or [0]
         self.blocks = [self._block(number, start, len(starts)) for number, start in enumerate(starts)]
@@ -56,7 +57,7 @@ class Staging:
     def _block(self, number: int, start: int, total: int) -> Block:
         records = self._records[start : start + BLOCK]
         path = self.folder / f"block-{number + 1:05d}-of-{total:05d}.h5"
-        return Block(number, path, self.header, self._report, records)
+        return Block(path, self.header, self._report, records, self._repaired.intersection(r.image_id for r in records))
 
     @property
     def report(self) -> bytes:

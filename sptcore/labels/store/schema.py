@@ -42,7 +42,7 @@ class Flag(enum.IntFlag):
     EMPTY = 1  # no object pixel
     CROWD = 2  # has a crowd region
     BOX_ONLY = 4  # its mask comes from boxes alone
-    REPAIRED = 8  # annotations of it were dropped or clipped
+    REPAIRED = 8  # some of its annotations were left out
 
 
 @dataclass(frozen=True)

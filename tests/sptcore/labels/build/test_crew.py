@@ -26,17 +26,17 @@ VICTIM = 3 * 20 + 1  # the image at which things go wrong
 class Deadly(Recipe):
     """As the kernel's OOM killer."""
 
-    def entry(self, record: ImageRecord) -> LabelEntry:
+    def entry(self, record: ImageRecord, *, repaired: bool = False) -> LabelEntry:
         if record.image_id == VICTIM:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().entry(record)
+        return super().entry(record, repaired=repaired)
 
 
 class Faulty(Recipe):
-    def entry(self, record: ImageRecord) -> LabelEntry:
+    def entry(self, record: ImageRecord, *, repaired: bool = False) -> LabelEntry:
         if record.image_id == VICTIM:
             raise DataError("a mask is damaged", where="mask.png", hint="fetch it again")
-        return super().entry(record)
+        return super().entry(record, repaired=repaired)
 
 
 class Odd(Exception):
@@ -46,28 +46,28 @@ class Odd(Exception):
 
 
 class Buggy(Recipe):
-    def entry(self, record: ImageRecord) -> LabelEntry:
+    def entry(self, record: ImageRecord, *, repaired: bool = False) -> LabelEntry:
         if record.image_id == VICTIM:
             raise Odd("left", "right")
-        return super().entry(record)
+        return super().entry(record, repaired=repaired)
 
 
 class Quitting(Recipe):
-    def entry(self, record: ImageRecord) -> LabelEntry:
+    def entry(self, record: ImageRecord, *, repaired: bool = False) -> LabelEntry:
         if record.image_id == VICTIM:
             os._exit(3)
-        return super().entry(record)
+        return super().entry(record, repaired=repaired)
 
 
 @dataclass(frozen=True)
 class Sleepy(Recipe):
     marker: str = ""
 
-    def entry(self, record: ImageRecord) -> LabelEntry:
+    def entry(self, record: ImageRecord, *, repaired: bool = False) -> LabelEntry:
         if record.image_id == VICTIM:
             Path(self.marker).touch()
             time.sleep(3600)
-        return super().entry(record)
+        return super().entry(record, repaired=repaired)
 
 
 def run(recipe: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch, block: int = 8) -> Listener:

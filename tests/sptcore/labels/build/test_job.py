@@ -130,20 +130,23 @@ def test_no_images_at_all(tmp_path):
     assert verify_labels(tmp_path / "labels.h5", index) == 0
 
 
-def test_what_the_reader_left_out_is_in_the_report(tmp_path):
+def test_what_the_reader_left_out_is_in_the_report_and_flagged(tmp_path):
     root = coco_set(tmp_path / "set", 6)
     path = root / "annotations" / "instances_train2017.json"
     path.write_bytes(path.read_bytes().replace(b'"annotations": [', b'"annotations": [' + NO_AREA + b", ", 1))
     index = open_index(root, "train")
-    build_labels(index, tmp_path / "labels.h5")
-    report = LabelStore(tmp_path / "labels.h5").report
-    (cause,) = report["dropped"]
-    assert report["dropped"][cause]["count"] == 1
-    assert "annotations[0]" in report["dropped"][cause]["first"][0]
+    assert build_labels(index, tmp_path / "labels.h5").n_repaired == 1
+    store = LabelStore(tmp_path / "labels.h5")
+    (cause,) = store.report["dropped"]
+    assert store.report["dropped"][cause]["count"] == 1
+    assert "annotations[0]" in store.report["dropped"][cause]["first"][0]
+    flagged = [image_id for image_id in store.image_ids.tolist() if store.image(image_id).flags & Flag.REPAIRED]
+    assert flagged == [4]
+    assert verify_labels(tmp_path / "labels.h5", index) == 6
 
 
 NO_AREA = (
-    b'{"id": 900, "image_id": 1, "category_id": 1, "bbox": [1, 1, 0, 5], "area": 0, "iscrowd": 0, "segmentation": []}'
+    b'{"id": 900, "image_id": 4, "category_id": 1, "bbox": [1, 1, 0, 5], "area": 0, "iscrowd": 0, "segmentation": []}'
 )
 
 
