@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,45 +12,19 @@ import pytest
 from sptcore.data import FORMATS
 from sptcore.data.format import ReadOptions
 from sptcore.data.locate import locate, open_index
-from sptcore.data.lock import build_lock
 from sptcore.data.rasterize import PixelRule, is_below, object_ratio
-from sptcore.data.sparse import SparsePlan, SparseReport, SparseRule, default_out, make_sparse
-from sptcore.data.sparse import measure as measuring
-from sptcore.errors import DataError, EnvironmentFault, IntegrityError, SptError, UsageError
-from sptcore.files import TEMP_MARK, sha256_of
+from sptcore.data.sparse import SparsePlan, SparseRule, make_sparse
+from sptcore.errors import DataError, IntegrityError, SptError, UsageError
+from sptcore.files import sha256_of
 from tests.support.bdd import box_label, make_bdd
-from tests.support.label_stores import coco_set
 from tests.support.listening import Listener
 from tests.support.miniatures import SEVEN_UNION, TWO_UNION, coco_document, mini_coco, write_coco_file
 from tests.support.samples import samples_root
+from tests.support.sparse_sets import FIFTH, kept_ids, make, rows, tree
 from tests.support.tiny import make_tiny
 from tests.support.voc import make_voc, voc_object, voc_xml
 
-FIFTH = Fraction("0.2")
 QUARTER = Fraction("0.25")
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return mini_coco(tmp_path / "mini")
-
-
-def make(root: Path, out: Path, rule: SparseRule | Fraction = FIFTH, **plan) -> SparseReport:
-    rule = rule if isinstance(rule, SparseRule) else SparseRule(rule)
-    return make_sparse(locate(root), rule, out, SparsePlan(**plan))
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def rows(out: Path) -> list[dict[str, str]]:
-    with (out / "ratios.csv").open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def kept_ids(out: Path, split: str = "train") -> list[int]:
-    return [record.image_id for record in open_index(out, split).records]
 
 
 def test_what_is_written(root: Path, tmp_path: Path) -> None:
@@ -174,175 +146,6 @@ def test_masks_of_a_set_without_any(tmp_path: Path) -> None:
         make(root, tmp_path / "out", SparseRule(FIFTH, pixels=PixelRule(ratio_from="masks")))
 
 
-class TestImages:
-    @pytest.mark.parametrize("images", ["symlink", "hardlink", "copy"])
-    def test_images_beside_the_annotations(self, root: Path, tmp_path: Path, images) -> None:
-        out = tmp_path / "out"
-        make(root, out, images=images)
-        placed = sorted(path.name for path in (out / "train2017").iterdir())
-        assert placed == ["-five.png", "seven.png"]
-        source, copy = root / "train2017" / "seven.png", out / "train2017" / "seven.png"
-        assert copy.read_bytes() == source.read_bytes()
-        assert copy.is_symlink() == (images == "symlink")
-        assert (copy.stat().st_ino == source.stat().st_ino) == (images != "copy")
-        index = open_index(out, "train")
-        assert index.image_root == (root / "train2017" if images == "symlink" else out / "train2017")
-        if images != "symlink":
-            assert json.loads((out / "manifest.json").read_bytes())["splits"]["train"]["image_root"] == "train2017"
-
-    def test_a_set_without_images_is_usable(self, root: Path, tmp_path: Path) -> None:
-        from sptcore.data.images import find_image, read_image
-
-        out = tmp_path / "out"
-        make(root, out)
-        index = open_index(out, "train")
-        for record in index.records:
-            path = find_image(index.image_root, record.file_name)
-            assert read_image(path, size=(record.width, record.height)).shape == (record.height, record.width, 3)
-
-    @pytest.mark.parametrize("images", ["symlink", "hardlink", "copy"])
-    def test_missing_images_are_counted(self, root: Path, tmp_path: Path, images) -> None:  # 41
-        (root / "train2017" / "seven.png").unlink()
-        with pytest.raises(DataError, match=r"1 of 2 images are missing .*'seven.png'"):
-            make(root, tmp_path / "out", images=images)
-        assert os.listdir(tmp_path) == ["mini"]
-
-    def test_a_device_among_the_images_is_never_opened(self, root: Path, tmp_path: Path) -> None:  # 41
-        (root / "train2017" / "seven.png").unlink()
-        os.mkfifo(root / "train2017" / "seven.png")
-        with pytest.raises(DataError, match="no regular files"):
-            make(root, tmp_path / "out", images="copy")
-
-    def test_a_link_out_of_the_root_is_not_followed(self, root: Path, tmp_path: Path) -> None:  # 38
-        secret = tmp_path / "secret.png"
-        secret.write_bytes(b"x")
-        (root / "train2017" / "seven.png").unlink()
-        (root / "train2017" / "seven.png").symlink_to(secret)
-        with pytest.raises(DataError, match="link leads out"):
-            make(root, tmp_path / "out", images="copy")
-        followed = locate(root, options=ReadOptions(follow_symlinks=True))
-        make_sparse(followed, SparseRule(FIFTH), tmp_path / "out", SparsePlan(images="copy"))
-        assert (tmp_path / "out" / "train2017" / "seven.png").read_bytes() == b"x"
-
-    def test_padded_images(self, root: Path, tmp_path: Path) -> None:
-        make(root, tmp_path / "out", pad=(2, 2), splits=("train",))
-        index = open_index(tmp_path / "out", "train")
-        assert [(record.width, record.height) for record in index.records] == [(80, 60), (32, 32)]
-        assert (tmp_path / "out" / "train2017" / "seven.png").is_file()
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of 288 images, in six blocks where these have 50 images."""
-    return coco_set(tmp_path_factory.mktemp("many"), 288)
-
-
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "BLOCK", 50)
-
-
-@pytest.mark.usefixtures("small_blocks")
-class TestSameBytes:
-    @pytest.fixture
-    def whole(self, many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        out = tmp_path_factory.mktemp("whole") / "out"
-        assert 20 < make(many, out).kept < 268
-        return out
-
-    def test_whatever_the_jobs(self, many: Path, whole: Path, tmp_path: Path) -> None:
-        make(many, tmp_path / "two", jobs=2)
-        assert tree(tmp_path / "two") == tree(whole)
-
-    def test_on_any_executor(self, many: Path, whole: Path, tmp_path: Path) -> None:
-        with ThreadPoolExecutor(2) as executor:
-            make(many, tmp_path / "threads", executor=executor)
-        assert tree(tmp_path / "threads") == tree(whole)
-
-    @pytest.mark.parametrize("count", [1, 3, 7])
-    def test_in_parts(self, many: Path, whole: Path, tmp_path: Path, count: int) -> None:
-        parts = [tmp_path / f"part {number}" for number in range(1, count + 1)]
-        for number, part in enumerate(parts, start=1):
-            make(many, part, shard=(number, count))
-            assert os.listdir(part) == ["shard.json"]
-        make(many, tmp_path / "merged", merge=tuple(reversed(parts)))
-        assert tree(tmp_path / "merged") == tree(whole)
-
-    def test_parts_that_do_not_belong_together(self, many: Path, root: Path, tmp_path: Path) -> None:
-        make(many, tmp_path / "one", shard=(1, 2))
-        make(many, tmp_path / "two", SparseRule(FIFTH, pixels=PixelRule(ratio_from="boxes")), shard=(2, 2))
-        make(root, tmp_path / "other", shard=(2, 2))
-        for folders, words in [
-            (("one",), "not all parts"),
-            (("one", "one"), "not all parts"),
-            (("one", "two"), "2/2 was measured .* by another rule"),
-            (("one", "other"), "2/2 was measured on another source"),
-        ]:
-            with pytest.raises(IntegrityError, match=words):
-                make(many, tmp_path / "out", merge=tuple(tmp_path / folder for folder in folders))
-        with pytest.raises(DataError, match="no part"):
-            make(many, tmp_path / "out", merge=(root,))
-        assert not (tmp_path / "out").exists()
-
-    @pytest.mark.parametrize("jobs", [1, 2])
-    def test_stopped_and_resumed(self, many: Path, whole: Path, tmp_path: Path, jobs: int) -> None:
-        source, out = locate(many), tmp_path / "out"
-
-        def stop(step: int) -> None:
-            if step >= 100:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            make_sparse(source, SparseRule(FIFTH), out, SparsePlan(jobs=jobs), progress=Listener(stop))
-        assert sorted(os.listdir(tmp_path)) == [".out.spt-work"]
-        calls = []
-        original = measuring.measure_block
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(measuring, "measure_block", lambda block, rule: calls.append(1) or original(block, rule))
-            make_sparse(source, SparseRule(FIFTH), out, SparsePlan(resume=True))
-        assert len(calls) == 4, "two of the six blocks were done"
-        assert tree(out) == tree(whole)
-        assert sorted(os.listdir(tmp_path)) == ["out"]
-
-
-def test_resume_under_another_rule_is_refused(root: Path, tmp_path: Path) -> None:
-    def stop(step: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make_sparse(locate(root), SparseRule(FIFTH), tmp_path / "out", progress=Listener(stop))
-    with pytest.raises(IntegrityError, match="another rule"):
-        make(root, tmp_path / "out", SparseRule(FIFTH, pixels=PixelRule(crowd="exclude")), resume=True)
-
-
-def test_resume_of_a_changed_source_is_refused(root: Path, tmp_path: Path) -> None:  # 56
-    def stop(step: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make_sparse(locate(root), SparseRule(FIFTH), tmp_path / "out", progress=Listener(stop))
-    document = coco_document()
-    document["annotations"].pop()
-    write_coco_file(root / "annotations" / "instances_train2017.json", document)
-    with pytest.raises(IntegrityError, match="another source"):
-        make(root, tmp_path / "out", resume=True)
-    make(root, tmp_path / "out")
-    assert sorted(os.listdir(tmp_path)) == ["mini", "out"]
-
-
-def test_resume_of_a_complete_set(root: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    make(root, out)
-    before = tree(out)
-    listener = Listener()
-    report = make_sparse(locate(root), SparseRule(FIFTH), out, SparsePlan(resume=True), progress=listener)
-    assert (report.built, report.kept) == (False, 4)
-    assert "complete already" in listener.notes[-1]
-    with pytest.raises(IntegrityError, match="of another source or rule"):
-        make(root, out, QUARTER, resume=True)
-    assert tree(out) == before
-
-
 def test_a_source_that_changes_meanwhile(root: Path, tmp_path: Path) -> None:  # 56
     path = root / "annotations" / "instances_train2017.json"
 
@@ -358,82 +161,6 @@ def test_a_dry_run_writes_nothing(root: Path, tmp_path: Path) -> None:
     report = make(root, tmp_path / "none" / "out", dry_run=True)
     assert (report.out, report.kept) == (None, 4)
     assert os.listdir(tmp_path) == ["mini"]
-
-
-class TestTarget:
-    def test_an_existing_set_needs_force(self, root: Path, tmp_path: Path) -> None:  # 54
-        out = tmp_path / "out"
-        make(root, out)
-        before = tree(out)
-        with pytest.raises(EnvironmentFault, match="exists already"):
-            make(root, out, QUARTER)
-        assert tree(out) == before
-        make(root, out, SparseRule(QUARTER, drop_empty=True), force=True)
-        assert kept_ids(out) == [7]
-        assert sorted(os.listdir(tmp_path)) == ["mini", "out"]
-
-    def test_a_folder_of_someone_else_is_never_replaced(self, root: Path, tmp_path: Path) -> None:
-        (tmp_path / "thesis").mkdir()
-        (tmp_path / "thesis" / "chapter").write_text("years of work")
-        for force in (False, True):
-            with pytest.raises(EnvironmentFault, match="did not write"):
-                make(root, tmp_path / "thesis", force=force)
-        assert (tmp_path / "thesis" / "chapter").read_text() == "years of work"
-
-    def test_a_file_and_a_missing_parent(self, root: Path, tmp_path: Path) -> None:  # 52
-        (tmp_path / "file").write_text("x")
-        with pytest.raises(EnvironmentFault, match="no folder"):
-            make(root, tmp_path / "file", force=True)
-        with pytest.raises(EnvironmentFault, match="does not exist") as caught:
-            make(root, tmp_path / "a" / "b")
-        assert "mkdir -p" in (caught.value.hint or "")
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-    def test_a_folder_one_may_not_write(self, root: Path, tmp_path: Path) -> None:  # 52
-        (tmp_path / "locked").mkdir(mode=0o500)
-        with pytest.raises(EnvironmentFault, match="Permission denied"):
-            make(root, tmp_path / "locked" / "out")
-
-    def test_the_input_is_no_output(self, root: Path, tmp_path: Path) -> None:  # 53
-        before = tree(root)
-        for out in (root, root.parent, root / "annotations" / ".."):
-            with pytest.raises(UsageError, match="own input"):
-                make(root, out, force=True)
-        inner = tmp_path / f"{TEMP_MARK}1-x"
-        inner.mkdir()
-        with pytest.raises(UsageError, match="under way"):
-            make(root, inner / "out")
-        out = tmp_path / "out"
-        make(root, out)
-        with pytest.raises(UsageError, match="own input"):
-            make(out, out, force=True)
-        assert tree(root) == before
-
-    def test_two_builders(self, root: Path, tmp_path: Path) -> None:  # 55
-        out = tmp_path / "out"
-        with build_lock(out):
-            with pytest.raises(EnvironmentFault, match=f"being built by pid {os.getpid()}"):
-                make(root, out)
-            assert not out.exists()
-        make(root, out)
-
-    def test_what_a_dead_builder_left_is_removed(self, root: Path, tmp_path: Path) -> None:  # 55
-        leftover = tmp_path / f"{TEMP_MARK}99999999-0123abcd-out"
-        (leftover / "annotations").mkdir(parents=True)
-        (tmp_path / ".out.spt-lock").write_text("99999999")
-        make(root, tmp_path / "out")
-        assert sorted(os.listdir(tmp_path)) == ["mini", "out"]
-
-    def test_the_usual_place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(tmp_path)
-        source = locate(mini_coco(tmp_path / "coco"))
-        assert default_out(source, SparseRule(FIFTH), SparsePlan(dry_run=True)) == Path("data/coco-s20")
-        assert not Path("data").exists()
-        monkeypatch.setenv("SPT_DATA", str(tmp_path / "sets"))
-        out = default_out(source, SparseRule(Fraction("0.125")), SparsePlan(pad=(2, 2)))
-        assert out == tmp_path / "sets" / "coco-s12.5-pad2x2"
-        assert out.parent.is_dir()
-        assert default_out(source, SparseRule(FIFTH), SparsePlan(shard=(2, 8))).name == "coco-s20.part-2-of-8"
 
 
 def test_nothing_kept(root: Path, tmp_path: Path) -> None:  # 47
