@@ -1,4 +1,4 @@
-"""What the trained models of the demo came to: accuracy, selection, MACs of what they really selected, time an image."""
+"""What the trained models of the demo came to: accuracy, selection, MACs of what was selected, time an image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from sptcore.progress import Progress
 from sptcore.runs.models import LoadedModel, load_model
 from sptcore.tasks.base import Batch
 from sptcore.tasks.detector import HeadsConfig
-from sptcore.training.datasets import ImageDataset, WholeImage, load_batches
+from sptcore.training.datasets import ImageDataset, WholeImage
+from sptcore.training.loading import BatchLoader
 from sptcore.training.sampler import Draw
 from sptcore.training.state import by_stage
 
@@ -63,7 +64,8 @@ def time_an_image(loaded: Mapping[str, LoadedModel], subset: Path, progress: Pro
     index = open_index(subset, "val")
     dataset = ImageDataset(index, WholeImage(spec.resolution))
     draws = [[Draw(0, number)] for number in range(min(TIMED_IMAGES, len(dataset)))]
-    batches = list(load_batches(dataset, draws, workers=0))
+    with BatchLoader(dataset) as loader:
+        batches = list(loader.batches(draws))
 
     def rival(model: LoadedModel) -> None:
         for batch in batches:
