@@ -75,7 +75,11 @@ def open_index(
     Raises DataError when it is not found or invalid; with `strict` for the first annotation that would be left out.
     """
     options = ReadOptions(strict=strict, follow_symlinks=follow_symlinks, size=size)
-    source = locate(data, root=root, ann=ann, format=format, options=options)
+    return read_split(locate(data, root=root, ann=ann, format=format, options=options), split)
+
+
+def read_split(source: Source, split: str) -> DatasetIndex:
+    """All records of a split of a located set, on their canvas where the set is a padded one. Raises DataError."""
     index = formats()[source.format].read(source, split)
     return index if source.padding == NO_PADDING else pad_index(index, source.padding)
 

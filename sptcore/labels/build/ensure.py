@@ -79,8 +79,10 @@ def usable_processors() -> int:
 
 
 def _folder_of_sparse_set(annotation: Path) -> Path | None:
-    above = annotation.absolute().parents[:_LEVELS_UP]
-    return next((folder for folder in above if read_manifest(folder) is not None), None)
+    annotation = annotation.absolute()
+    return next(
+        (folder for folder in (annotation, *annotation.parents[:_LEVELS_UP]) if read_manifest(folder) is not None), None
+    )
 
 
 def _fits(path: Path, index: DatasetIndex, recipe: Recipe, progress: Progress) -> bool:

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sptcore.data import formats
 from sptcore.data.format import Source
-from sptcore.data.locate import splits_of
+from sptcore.data.locate import read_split, splits_of
 from sptcore.data.lock import build_lock
 from sptcore.data.records import DatasetIndex
 from sptcore.errors import DataError, UsageError, did_you_mean
@@ -111,7 +110,7 @@ def merge_labels(
         params = first.header.params
         split, recipe_source = str(params.get("split")), params.get("source")
         strides = first.strides
-    index = formats()[source.format].read(source, split)
+    index = read_split(source, split)
     recipe = Recipe.of(index, strides, recipe_source)  # type: ignore[arg-type]
     path = plan.out or label_path(index, recipe)
     check_target(path, index, replace=plan.force)
@@ -144,5 +143,5 @@ def _targets(source: Source, plan: LabelPlan) -> Iterator[tuple[DatasetIndex, Pa
             hint = did_you_mean(split, there) or f"it has: {', '.join(there) or 'none'}"
             raise DataError(f"the data set has no split {split!r}", where=str(source.root), hint=hint)
     for split in wanted:
-        index = formats()[source.format].read(source, split)
+        index = read_split(source, split)
         yield index, plan.target(index, len(wanted))

@@ -16,6 +16,7 @@ from sptcore.labels.build import Recipe, build_labels, ensure_labels, label_path
 from sptcore.labels.store import LabelStore
 from tests.support.label_stores import coco_set
 from tests.support.listening import Listener
+from tests.support.samples import samples_root
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +56,26 @@ def test_beside_the_annotations_of_a_set_that_spt_wrote(tmp_path, cache):
     assert ensure_labels(index) == tmp_path / "coco-s20" / "labels-train.h5"
     assert ensure_labels(index, source="boxes") == tmp_path / "coco-s20" / "labels-train-boxes.h5"
     assert not (cache / "labels").exists()
+
+
+def test_a_padded_set_has_the_images_place_as_its_label(tmp_path, cache):
+    """Tiny ImageNet: the annotation path is the folder itself."""
+    from sptcore.data.locate import locate, read_split
+    from sptcore.labels.build import LabelPlan, make_labels
+
+    root = samples_root("tiny-imagenet-200")
+    for name in ("wnids.txt", "val"):
+        (tmp_path / "ins" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "ins" / name).symlink_to(root / name)
+    manifest = {"schema": MANIFEST_SCHEMA, "format": "tiny-imagenet", "splits": {"val": {}}, "origin": {}, "pad": "2x2"}
+    (tmp_path / "ins" / MANIFEST).write_text(json.dumps(manifest))
+    source = locate(tmp_path / "ins")
+    index = read_split(source, "val")
+    assert ensure_labels(index) == tmp_path / "ins" / "labels-val-image.h5"
+    report = make_labels(source, LabelPlan())["val"]
+    assert (report.path, report.built) == (tmp_path / "ins" / "labels-val-image.h5", False)
+    assert (report.object_ratio, set(report.select_ratios.values())) == (0.25, {0.25})
+    assert LabelStore(report.path).image(index.records[0].image_id).width == 128
 
 
 def test_a_set_that_may_not_be_written_to_has_its_labels_in_the_cache(tmp_path, cache, monkeypatch):
