@@ -12,11 +12,15 @@ _SIDES, _MARGIN = 4, 1000
 
 
 class Ledger:
-    """Collects dropped annotations and counts; with `strict`, the first dropped annotation is a DataError."""
+    """Collects dropped annotations and counts; with `strict`, the first dropped annotation is a DataError.
+
+    A reader sets `image_id` as it comes to an image.
+    """
 
     def __init__(self, file: str, strict: bool = False) -> None:
         self.file = file
         self.strict = strict
+        self.image_id = -1
         self.dropped: list[Dropped] = []
         self.counts: Counter[str] = Counter()
 
@@ -24,7 +28,7 @@ class Ledger:
         """Leave one annotation out. `cause` is one of a few fixed words, `detail` says what was found."""
         if self.strict:
             raise DataError(f"{cause}{': ' + detail if detail else ''}", where=f"{self.file}: {where}")
-        self.dropped.append(Dropped(cause, where, detail, entry))
+        self.dropped.append(Dropped(cause, where, detail, entry, self.image_id))
 
     def keep_box(self, box: Box, width: int, height: int, where: str, *, slack: float = 0.0) -> Box | None:
         """The half-open box clipped to the image, or None when it was dropped.
@@ -44,6 +48,15 @@ class Ledger:
                 self.counts["box clipped"] += 1
             return (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
         return None
+
+
+def name_notes(names: list[str]) -> list[str]:
+    """What is odd about the names of a split's images: some occur twice, or differ in case only."""
+    if len(set(names)) != len(names):
+        return [f"{len(names) - len(set(names))} images share their file name with another image"]
+    if len({name.casefold() for name in names}) != len(names):
+        return ["file names differ in upper and lower case only: some file systems cannot hold them side by side"]
+    return []
 
 
 def _show(box: Box) -> str:

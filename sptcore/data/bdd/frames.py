@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from sptcore.data.bdd.schema import Attributes, Box2D, Frame, Label, LooseFrame,
 from sptcore.data.bdd.sizes import USUAL, frame_size
 from sptcore.data.coco.schema import coordinate_limit
 from sptcore.data.format import Loaded
+from sptcore.data.images import find_image
 from sptcore.data.ledger import Ledger
 from sptcore.data.records import Box, ImageRecord, Instance, Polygons, Rle
 from sptcore.errors import DataError
@@ -41,6 +43,7 @@ class Rules:
     size: tuple[int, int] | None
     expects_masks: bool
     strict: bool
+    follow_symlinks: bool
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class _Loading:
         self.rules = block.rules
         self.block = block
         self.ledger = Ledger(str(block.rules.path), block.rules.strict)
+        self._inside: set[str] = set()
 
     def run(self) -> Loaded:
         records = tuple(self._record(frame, at) for at, frame in self._frames())
@@ -78,6 +82,7 @@ class _Loading:
         return enumerate(frames, self.block.first)
 
     def _loose_frame(self, raw: Raw, at: int) -> Frame:
+        self.ledger.image_id = at + 1
         try:
             loose = msgspec.json.decode(raw, type=LooseFrame)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -95,6 +100,7 @@ class _Loading:
         return f"{self.rules.top}[{at}]"
 
     def _record(self, frame: Frame, at: int) -> ImageRecord:
+        self.ledger.image_id = at + 1
         width, height = self._size(frame)
         instances, first_id = [], (at + 1) * MAX_LABELS
         if len(frame.labels or ()) >= MAX_LABELS:
@@ -110,10 +116,21 @@ class _Loading:
             return frame.size.width, frame.size.height
         if self.rules.size is not None:
             return self.rules.size
-        found = frame_size(self.rules.image_root / frame.name) if self.rules.images_present else None
+        found = frame_size(self._image(frame.name)) if self.rules.images_present else None
         if found is None:
             self.ledger.counts[SIZE_ASSUMED] += 1
         return found or USUAL
+
+    def _image(self, name: str) -> Path:
+        """Where an image lies. Raises DataError when a link leads out of the root; every folder is looked at once."""
+        root, folder = self.rules.image_root, os.path.dirname(name)
+        if self.rules.follow_symlinks:
+            return root / name
+        if folder not in self._inside:
+            find_image(root, folder or ".")
+            self._inside.add(folder)
+        path = root / name
+        return find_image(root, name) if os.path.islink(path) else path
 
     def _instance(self, label: Label, size: tuple[int, int], where: str, own_id: int) -> Instance | None:
         """The object of a label; None for what is no object, or was dropped."""

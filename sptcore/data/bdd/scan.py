@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from sptcore.data.bdd.schema import Config, FrameHead, ImageSize, leaf_names
 from sptcore.data.format import Source
 from sptcore.data.images import check_file_name
 from sptcore.data.json_text import BOM, Spans, array_spans, chosen_slices, decode_text, refuse_duplicate_keys
+from sptcore.data.ledger import name_notes
 from sptcore.data.records import DatasetIndex, Dropped
 from sptcore.data.source_file import SourceFile
 from sptcore.errors import DataError, IntegrityError
@@ -131,6 +131,7 @@ class BddStream:
             size=_pair(self._scan.config.imageSize) or source.options.size,
             expects_masks=labels.is_instance_segmentation,
             strict=source.options.strict,
+            follow_symlinks=source.options.follow_symlinks,
         )
         self.header = DatasetIndex(
             format="bdd",
@@ -139,7 +140,7 @@ class BddStream:
             image_root=image_root,
             categories=self._rules.classes.categories,
             records=(),
-            notes=(labels.note(), *_name_notes(names), *(["byte order mark"] if self._bom else [])),
+            notes=(labels.note(), *name_notes(names), *(["byte order mark"] if self._bom else [])),
             source_sha256=self._scan.source.sha256,
         )
 
@@ -196,8 +197,3 @@ def _classes(config: Config, labels: Labels) -> Classes:
 
 def _pair(size: ImageSize | None) -> tuple[int, int] | None:
     return None if size is None else (size.width, size.height)
-
-
-def _name_notes(names: list[str]) -> list[str]:
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    return [f"{len(repeated)} names occur in more than one frame"] if repeated else []

@@ -19,6 +19,7 @@ from msgspec import Raw
 from sptcore.data.coco.schema import MAX_ANNOTATIONS, MAX_PIXELS, AnnotationHead, CategoryEntry, ImageEntry
 from sptcore.data.images import check_file_name
 from sptcore.data.json_text import BOM, Spans, array_spans, decode_text, refuse_duplicate_keys
+from sptcore.data.ledger import name_notes
 from sptcore.data.records import Category, Dropped
 from sptcore.data.source_file import SourceFile
 from sptcore.errors import DataError
@@ -146,11 +147,7 @@ def _check_images(path: Path, images: list[ImageEntry], notes: list[str]) -> Non
     if twice is not None:
         first, second = twice
         raise DataError(f"image id {ids[first]} occurs twice", where=f"{path}: images[{first}] and images[{second}]")
-    names = [image.file_name for image in images]
-    if len(set(names)) != len(names):
-        notes.append(f"{len(names) - len(set(names))} images share their file name with another image")
-    elif len({name.casefold() for name in names}) != len(names):
-        notes.append("file names differ in upper and lower case only: some file systems cannot hold them side by side")
+    notes += name_notes([image.file_name for image in images])
 
 
 def _repeated(values: np.ndarray) -> tuple[int, int] | None:
@@ -191,18 +188,18 @@ def _owners(
     repeated[by_id[1:][ids[by_id[1:]] == ids[by_id[:-1]]]] = True
     unclassed = ~np.isin(category_ids, np.array([category.category_id for category in categories], np.int64))
     dropped = [
-        *_drops(repeated, "repeated annotation id", "id", ids),
-        *_drops(lost & ~repeated, "unknown image", "image_id", image_ids),
-        *_drops(unclassed & ~lost & ~repeated, "unknown category", "category_id", category_ids),
+        *_drops(repeated, "repeated annotation id", "id", ids, np.where(lost, -1, image_ids)),
+        *_drops(lost & ~repeated, "unknown image", "image_id", image_ids, np.full(len(ids), -1)),
+        *_drops(unclassed & ~lost & ~repeated, "unknown category", "category_id", category_ids, image_ids),
     ]
     owner[repeated | lost | unclassed] = -1
     return owner, dropped
 
 
-def _drops(mask: np.ndarray, cause: str, key: str, values: np.ndarray) -> list[Dropped]:
+def _drops(mask: np.ndarray, cause: str, key: str, values: np.ndarray, image_ids: np.ndarray) -> list[Dropped]:
     return [
-        Dropped(cause, f"annotations[{position}].{key}", str(values[position]), position)
-        for position in np.flatnonzero(mask).tolist()
+        Dropped(cause, f"annotations[{at}].{key}", str(values[at]), at, int(image_ids[at]))
+        for at in np.flatnonzero(mask).tolist()
     ]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sptcore.data.format import Source
 from sptcore.data.images import find_image, image_size, read_regular_file
-from sptcore.data.ledger import Ledger
+from sptcore.data.ledger import Ledger, name_notes
 from sptcore.data.records import Box, DatasetIndex, ImageRecord, Instance, MaskFile
 from sptcore.data.voc.layout import Home, read_list
 from sptcore.data.voc.subset import image_folder, write_subset
@@ -60,7 +60,7 @@ def read(source: Source, split: str) -> DatasetIndex:
         records=records,
         has_masks=any(thing.segmentation for record in records for thing in record.instances),
         dropped=tuple(reading.ledger.dropped),
-        notes=_notes(list_path, records),
+        notes=(*_notes(list_path, records), *name_notes(names)),
         counts=dict(reading.ledger.counts),
         source_sha256=reading.digest.hexdigest(),
     )
@@ -120,6 +120,7 @@ class _Reading:
 
     def record(self, name: str, image_id: int) -> ImageRecord:
         """The record of the image called `name`."""
+        self.ledger.image_id = image_id
         path = self._inside("Annotations", f"{name}.xml")
         data = read_regular_file(path)
         self.digest.update(data)
@@ -153,7 +154,7 @@ class _Reading:
             raise DataError(f"impossible image size {annotation.size}", where=str(path))
         if self.source.options.size:
             return self.source.options.size
-        image = self.image_root / file_name
+        image = find_image(self.image_root, file_name, follow_symlinks=self.source.options.follow_symlinks)
         if not image.is_file():
             raise DataError(
                 "no image size in the annotation, and the image is not there",

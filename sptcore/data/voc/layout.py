@@ -24,6 +24,7 @@ VOC_CLASSES = frozenset(
 SPLIT_LISTS = ("train", "val", "test")
 LIST_FOLDERS = ("Main", "Segmentation")
 _CLASS_LIST = re.compile(r"(.+)_(train|val|trainval|test)\.txt")
+_FLAG = re.compile(r"\s+(?:-1|0|1)$")
 _NAME = re.compile(rb"<name>\s*([^<]+?)\s*</name>")
 
 
@@ -80,19 +81,23 @@ class Home:
 
 
 def read_list(path: Path) -> list[str]:
-    """The image names of an image-set list: the first word of each line. Raises DataError naming the line."""
+    """The image names of an image-set list, one a line. Raises DataError naming the line."""
     names: dict[str, int] = {}
     for number, line in enumerate(decoded_lines(path), 1):
-        words = line.split()
-        if not words:
+        name = listed_name(line)
+        if not name:
             continue
-        name = words[0]
         if check_file_name(name) or "/" in name or name.startswith("."):
             raise DataError(f"not a plain image name: {name[:80]!r}", where=f"{path}:{number}")
         if name in names:
             raise DataError(f"image {name} is listed twice, first in line {names[name]}", where=f"{path}:{number}")
         names[name] = number
     return list(names)
+
+
+def listed_name(line: str) -> str:
+    """The image a line of a list names: the line without the 1, 0 or -1 that lists by class put after it."""
+    return _FLAG.sub("", line.strip())
 
 
 def decoded_lines(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sptcore.data.images import read_regular_file
 from sptcore.data.records import DatasetIndex
+from sptcore.data.voc.layout import listed_name
 
 _DEVKIT = Path("VOCdevkit")
 
@@ -57,20 +58,19 @@ def _is_list_of(entry: str, split: str) -> bool:
 
 
 def _filter(source: Path, target: Path, names: set[str]) -> Path:
-    """Copy the lines whose first word is in `names`."""
+    """Copy the lines that name one of `names`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     lines = read_regular_file(source).splitlines(keepends=True)
-    target.write_bytes(b"".join(line for line in lines if _first_word(line) in names))
+    target.write_bytes(b"".join(line for line in lines if _name(line) in names))
     return target
 
 
 def _names_in(path: Path) -> set[str]:
-    return {_first_word(line) for line in path.read_bytes().splitlines()} if path.is_file() else set()
+    return {_name(line) for line in path.read_bytes().splitlines()} if path.is_file() else set()
 
 
-def _first_word(line: bytes) -> str:
-    words = line.removeprefix(b"\xef\xbb\xbf").split()
-    return words[0].decode("utf-8", "replace") if words else ""
+def _name(line: bytes) -> str:
+    return listed_name(line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace"))
 
 
 def _copy(home: Path, target: Path, path: Path) -> Path:

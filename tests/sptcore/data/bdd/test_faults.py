@@ -93,6 +93,24 @@ def test_sizes_are_read_from_headers_of_other_kinds(tmp_path):
     assert [(r.width, r.height) for r in read_bdd(tmp_path).records] == list(names.values())
 
 
+def test_an_image_that_links_out_of_the_set_is_not_opened(tmp_path):
+    Image.new("RGB", (50, 40)).save(tmp_path / "outside.jpg")
+    make_bdd(tmp_path / "set", [{"name": "a.jpg"}])
+    (tmp_path / "set" / "images" / "100k" / "train" / "a.jpg").symlink_to(tmp_path / "outside.jpg")
+    with pytest.raises(DataError, match="leads out of"):
+        read_bdd(tmp_path / "set")
+    assert read_bdd(tmp_path / "set", follow_symlinks=True).records[0].width == 50
+
+
+def test_names_that_collide_are_noted_and_odd_names_work(tmp_path):
+    odd = ["with space.jpg", "[red]é😀.jpg", "-x.jpg", "a\nb.jpg", "x" * 250 + ".jpg"]
+    index = read_frames(tmp_path, [{"name": name} for name in odd])
+    assert [record.file_name for record in index.records] == odd
+    assert index.notes == ("labels read: det_20",)
+    for names, note in ((["a.jpg", "A.jpg"], "upper and lower case"), (["a.jpg", "a.jpg"], "share their file name")):
+        assert note in read_frames(tmp_path, [{"name": name} for name in names]).notes[1]
+
+
 # Categories
 
 

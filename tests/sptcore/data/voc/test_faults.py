@@ -150,6 +150,17 @@ def test_a_doubled_name_and_a_missing_annotation_are_located(tmp_path):
     assert "gone.xml" in str(caught.value)
 
 
+def test_odd_names_work_and_names_that_differ_in_case_are_noted(tmp_path):
+    odd = ["with space", "[red]é😀", "-x", "a.b"]
+    make_voc(tmp_path, {name: voc_xml("") for name in [*odd, "A.b"]}, {"train": odd, "val": ["a.b", "A.b"]})
+    index = read_voc(tmp_path)
+    assert [record.file_name for record in index.records] == [f"{name}.jpg" for name in odd]
+    assert len(index.notes) == 1
+    assert "upper and lower case" in read_voc(tmp_path, "val").notes[1]
+    FORMATS["voc"].write_subset(index, [1, 2], tmp_path / "out")
+    assert [record.file_name for record in read_voc(tmp_path / "out").records] == ["with space.jpg", "[red]é😀.jpg"]
+
+
 def test_an_annotation_that_links_out_of_the_set_is_refused(tmp_path):
     year = make_voc(tmp_path / "set", {"a": voc_xml("")})
     outside = tmp_path / "outside.xml"
