@@ -165,7 +165,7 @@ def command(
 
     The run folder holds settings, metrics, checkpoints and weights; `spt train --config RUN/config.toml` runs it again.
     """
-    from sptcore.training.loop import fit
+    from sptcore.training.loop import check_resumable, make_trainer
 
     session = Session.of(ctx)
     run = _resumed(resume, run_dir)
@@ -173,10 +173,12 @@ def command(
     if dry_run:
         _show_trial(session, config)
         return
-    resumed = run is not None
-    run = run or _fresh(config, run_dir, name)
-    session.note(f"run: {run.home}")
-    report = fit(config, run, resume=resumed, time_limit=time_limit, progress=session.progress)
+    if run is not None:
+        check_resumable(config, run)
+    trainer = make_trainer(config, progress=session.progress)
+    fresh = _fresh(config, run_dir, name) if run is None else run  # only now, so that a refused run leaves no folder
+    session.note(f"run: {fresh.home}")
+    report = trainer.fit(fresh, resume=run is not None, time_limit=time_limit)
     _show(session, report)
     if report.stopped in SIGNALS:
         raise SystemExit(SIGNALS[report.stopped])

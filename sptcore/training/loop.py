@@ -62,20 +62,15 @@ def fit(
     Raises NumericalError after `max_bad_steps` non-finite losses in a row, ResourceError when memory runs out, and
     IntegrityError when no checkpoint is whole; the last good checkpoint stays in each case.
     """
-    if resume:
-        check_resumable(config, run)
-    elif group.is_leader:
-        write_atomically(run.home / "config.toml", config.to_toml())
-    trainer = Trainer(config, run, prepare(config, progress), group, progress)
-    if resume:
-        trainer.resume()
-    try:
-        with fitting_threads(config.res, trainer.device), stop_requests(time_limit) as stop:
-            return trainer.train(stop)
-    except torch.OutOfMemoryError as error:
-        where = f"batch {config.batch} at {config.res[0]}x{config.res[1]}"
-        hint = "use a smaller --batch (with --accum to keep the images a step) or a smaller --res"
-        raise ResourceError(f"the device has too little memory for {where}", hint=hint) from error
+    return make_trainer(config, group=group, progress=progress).fit(run, resume=resume, time_limit=time_limit)
+
+
+def make_trainer(config: TrainConfig, *, group: Group = ALONE, progress: Progress = SILENT) -> Trainer:
+    """Everything a run needs before it has a folder: data, labels, model, optimizer.
+
+    Raises what is wrong with the settings, the data or the starting weights.
+    """
+    return Trainer(config, prepare(config, progress), group, progress)
 
 
 def check_resumable(config: TrainConfig, run: Run) -> None:
@@ -90,8 +85,11 @@ def check_resumable(config: TrainConfig, run: Run) -> None:
 class Trainer:
     """One process's part of a training run."""
 
-    def __init__(self, config: TrainConfig, run: Run, prepared: Prepared, group: Group, progress: Progress) -> None:
-        self.config, self.run, self.prepared, self.group, self.progress = config, run, prepared, group, progress
+    run: Run
+    log: MetricsLog
+
+    def __init__(self, config: TrainConfig, prepared: Prepared, group: Group, progress: Progress) -> None:
+        self.config, self.prepared, self.group, self.progress = config, prepared, group, progress
         self.device = pick_device(config.device)
         _set_determinism(config)
         model = build_model(prepared.task, prepared.spec, config, progress).to(self.device)
@@ -104,7 +102,6 @@ class Trainer:
         full = config.epochs * self.sampler.steps_per_epoch
         self.total_steps = min(full, config.max_steps or full)
         self.workers = default_workers(config.res, os.cpu_count() or 1) if config.workers is None else config.workers
-        self.log = MetricsLog(run.home)
         self.saved_at = -1
         self.bad_batches: list[dict[str, Any]] = []
         self.evaluation: Evaluation | None = None
@@ -112,7 +109,23 @@ class Trainer:
 
     # -- the walk --------------------------------------------------------------------------------------------------
 
-    def train(self, stop: StopRequest) -> FitReport:
+    def fit(self, run: Run, *, resume: bool = False, time_limit: float | None = None) -> FitReport:
+        """Train into the folder of `run`, or go on there; see `fit` for what it raises."""
+        self.run, self.log = run, MetricsLog(run.home)
+        if resume:
+            check_resumable(self.config, run)
+            self._resume()
+        elif self.group.is_leader:
+            write_atomically(run.home / "config.toml", self.config.to_toml())
+        try:
+            with fitting_threads(self.config.res, self.device), stop_requests(time_limit) as stop:
+                return self._train(stop)
+        except torch.OutOfMemoryError as error:
+            where = f"batch {self.config.batch} at {self.config.res[0]}x{self.config.res[1]}"
+            hint = "use a smaller --batch (with --accum to keep the images a step) or a smaller --res"
+            raise ResourceError(f"the device has too little memory for {where}", hint=hint) from error
+
+    def _train(self, stop: StopRequest) -> FitReport:
         """Steps, validations and checkpoints until the end or until `stop`."""
         started = time.monotonic()
         self.progress.start(f"training {self.config.model}", self.total_steps)
@@ -284,7 +297,7 @@ class Trainer:
             self.run.write_json("predictions.json", self.evaluation.results)
         self.run.log(f"stopped by {cause} at step {self.state.step}" if cause else f"done at step {self.state.step}")
 
-    def resume(self) -> None:
+    def _resume(self) -> None:
         """Go on from the newest whole checkpoint of the run; from the start when there is none yet."""
         for folder in (self.run.home, self.run.checkpoints, self.run.home / "weights"):
             for left in folder.glob(f"{TEMP_MARK}*") if self.group.is_leader else ():

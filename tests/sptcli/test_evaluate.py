@@ -1,0 +1,131 @@
+"""`spt evaluate`: figures, selection, bins, results files, demands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sptcore.runs import Run
+from tests.support.cli import spt
+from tests.support.training import mini_data, tiny_run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mini_data(tmp_path_factory.mktemp("data") / "set")
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return tiny_run(tmp_path_factory.mktemp("runs") / "run", data, max_steps=2).run
+
+
+@pytest.fixture(scope="module")
+def swin(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return tiny_run(tmp_path_factory.mktemp("runs") / "swin", data, max_steps=1, model="swin-nano").run
+
+
+def test_a_run_is_evaluated_on_its_own_data(run: Run, data: Path) -> None:
+    ran = spt("evaluate", run.home, "--json")
+    assert ran.code == 0, ran.err
+    document = ran.document
+    assert (document["data"], document["split"], document["images"]) == (str(data), "val", 3)
+    assert set(document["scores"]) == {"bbox", "segm"}
+    assert len(document["scores"]["bbox"]["figures"]) == 12
+    assert [block["block"] for block in document["blocks"]] == [
+        "stage3.block0", "stage3.block1", "stage4.block0", "stage4.block1",
+    ]  # fmt: skip
+    assert document["macs"]["actual"] <= document["macs"]["dense"]
+    assert (document["selector"], document["packing"]) == ("gate", "aligned")
+    assert json.loads((run.home / "evaluation.json").read_text())["figures"] == document["figures"]
+    last = [row for row in run.metrics() if "val.bbox.AP" in row][-1]
+    assert document["figures"]["bbox.AP"] == pytest.approx(last["val.bbox.AP"], abs=1e-12)
+
+
+def test_tables_for_people(run: Run) -> None:
+    ran = spt("evaluate", run.home, "--per-class", "--by-ratio", ".05,.2", "--check-backends")
+    assert ran.code == 0, ran.err
+    for word in ("AP50", "stage3.block0", "recall", "café", "0.05 to 0.2", "backbone MACs", "gate, aligned"):
+        assert word in ran.out
+
+
+def test_bins_share_out_the_images(run: Run) -> None:
+    bins = spt("evaluate", run.home, "--by-ratio", ".05,.2", "--json").document["bins"]
+    assert sum(one["images"] for one in bins) == 3
+    assert (bins[0]["low"], bins[0]["high"]) == (0.0, 0.05)
+
+
+def test_ground_truth_selection_selects_the_labels(run: Run) -> None:
+    document = spt("evaluate", run.home, "--gt-selection", "--json").document
+    for block in document["blocks"]:
+        assert block["select_ratio"] == block["label_ratio"]
+        assert block["recall"] in (1.0, None)
+    assert "upper bound" in spt("evaluate", run.home, "--gt-selection").out
+
+
+def test_a_fixed_share_of_the_tokens(run: Run) -> None:
+    document = spt("evaluate", run.home, "--select-ratio", "0.25", "--res", "128x128", "--json").document
+    assert document["selector"] == "topk"
+    assert all(0.25 <= block["select_ratio"] <= 0.34 for block in document["blocks"][:2])
+
+
+def test_stream_packing_warns_that_images_depend_on_each_other(run: Run) -> None:
+    ran = spt("evaluate", run.home, "--packing", "stream", "--json")
+    assert ran.document["packing"] == "stream"
+    assert "depends on the images beside it" in ran.err
+    assert "depends" not in spt("evaluate", run.home, "--packing", "stream", "--batch", 1).err
+
+
+def test_results_written_and_read_score_the_same(run: Run, data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    scores = spt("evaluate", run.weights, "--data", data, "--save-predictions", path, "--json").document["scores"]
+    ran = spt("evaluate", "--predictions", path, "--data", data, "--check-backends", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.document["scores"]["bbox"] == scores["bbox"]
+    assert ran.document["scores"]["segm"] == scores["segm"]
+
+
+def test_demands(run: Run) -> None:
+    assert spt("evaluate", run.home, "--fail-under", "AP=-1,segm.AP50=-1,recall.stage3=0").code == 0
+    ran = spt("evaluate", run.home, "--fail-under", "AP=.99", "--json")
+    assert ran.code == 5
+    assert ran.document["ok"] is False
+    assert "bbox.AP" in ran.document["error"]["message"]
+    assert "figures" in ran.document
+    for wrong in ("AP", "AP=high", "APX=.2"):
+        assert spt("evaluate", run.home, "--fail-under", wrong).code == 2
+
+
+def test_a_swin_has_nothing_to_select(swin: Run) -> None:
+    document = spt("evaluate", swin.home, "--json").document
+    assert (document["blocks"], document["macs"], document["selector"]) == ([], None, None)
+    for flag in (("--gt-selection",), ("--select-ratio", ".5"), ("--packing", "stream")):
+        ran = spt("evaluate", swin.home, *flag)
+        assert ran.code == 2, ran.err
+
+
+def test_other_classes_are_refused(run: Run, tmp_path: Path) -> None:
+    from tests.support.miniatures import coco_document, mini_coco
+
+    document = coco_document()
+    for category in document["categories"]:
+        category["name"] += " of another kind"
+    ran = spt("evaluate", run.home, "--data", mini_coco(tmp_path / "set", document))
+    assert ran.code == 3
+    assert "of another kind" in ran.err
+
+
+def test_errors_are_explained(run: Run, data: Path, tmp_path: Path) -> None:
+    assert spt("evaluate", tmp_path / "nothing").code == 3
+    assert spt("evaluate", "--predictions", tmp_path / "none.json").code == 2
+    assert spt("evaluate", "--predictions", tmp_path / "none.json", "--data", data).code == 3
+    assert spt("evaluate", run.home, "--gt-selection", "--select-ratio", ".5").code == 2
+    damaged = tmp_path / "w.safetensors"
+    content = bytearray(run.weights.read_bytes())
+    content[-5] ^= 1
+    damaged.write_bytes(content)
+    ran = spt("evaluate", damaged)
+    assert ran.code == 5
+    assert "damaged" in ran.err

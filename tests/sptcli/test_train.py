@@ -1,0 +1,151 @@
+"""`spt train`: a run and what it leaves, going on, and the errors a person meets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sptcore.runs import Run, open_run
+from tests.support.cli import spt
+from tests.support.training import difference, final_state, mini_data
+
+QUICK = ("--preset", "sample", "--res", "64x64", "--batch", "2", "--epochs", "2", "--device", "cpu", "--ema", "0.9")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mini_data(tmp_path_factory.mktemp("data") / "set")
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    ran = spt("train", "--data", data, *QUICK, "--run-dir", folder, "--set", "crop_prob=0.5")
+    assert ran.code == 0, ran.err
+    assert "bbox.AP" in ran.out
+    assert f"next: spt evaluate {folder}" in ran.err
+    return Run(folder)
+
+
+def test_settings_come_from_flags_sets_and_the_preset(run: Run, data: Path) -> None:
+    settings = run.config["train"]
+    assert (settings["data"], settings["res"], settings["batch"], settings["crop_prob"]) == (str(data), "64x64", 2, 0.5)
+    assert (settings["model"], settings["select_loss_weight"], settings["preset"]) == ("spt-nano", 0.1, "sample")
+
+
+def test_the_config_file_of_a_run_runs_it_again(run: Run, tmp_path: Path) -> None:
+    ran = spt("train", "--config", run.home / "config.toml", "--run-dir", tmp_path / "again", "--json")
+    assert ran.code == 0, ran.err
+    document = ran.document
+    assert (document["schema"], document["ok"], document["step"], document["stopped"]) == ("spt.train/1", True, 4, None)
+    assert Path(document["artefacts"]["weights"]).is_file()
+    assert difference(final_state(run), final_state(Run(tmp_path / "again"))) is None
+
+
+def test_a_short_run_is_gone_on_with(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert spt("train", "--data", data, *QUICK, "--run-dir", folder, "--max-steps", 2).code == 0
+    ran = spt("train", "--resume", folder, "--max-steps", 3, "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.document["step"], ran.document["total_steps"]) == (3, 3)
+    assert "resumed at step 2 of 3" in ran.err
+    assert spt("train", "--resume", "auto", "--run-dir", folder, "--max-steps", 3).code == 0
+    ran = spt("train", "--resume", folder, "--lr", 0.5)
+    assert ran.code == 2
+    assert "lr was" in ran.err
+
+
+def test_a_run_of_its_own_name_is_the_latest(data: Path, tmp_path: Path) -> None:
+    env = {"SPT_RUNS": str(tmp_path / "runs"), "SPT_TRAIN_MAX_STEPS": "1"}
+    ran = spt("train", "--data", data, *QUICK, "--name", "mine", "--json", env=env)
+    assert ran.code == 0, ran.err
+    assert ran.document["total_steps"] == 1
+    home = Path(ran.document["run"])
+    assert home.name.endswith("-mine")
+    assert (tmp_path / "runs" / "train" / "latest").resolve() == home.resolve()
+
+
+def test_without_anything_it_is_the_sample_with_its_own_recipe() -> None:
+    ran = spt("train", "--model", "swin-nano", "--dry-run", "--json")
+    assert ran.code == 0, ran.err
+    assert "data: built-in sample" in ran.err
+    config = ran.document["config"]
+    assert (config["preset"], config["model"], config["res"]) == ("sample", "swin-nano", [128, 128])
+    trial = ran.document["trial"]
+    assert trial["images"] == 240
+    assert trial["seconds"] == pytest.approx(trial["steps"] * trial["seconds_per_step"])
+
+
+def test_real_data_gets_the_papers_recipe(data: Path) -> None:
+    ran = spt("config", "show", "train", "--json", "--set", f"data={data}")
+    settings = {entry["key"]: entry for entry in ran.document["settings"]}
+    assert settings["lr"] == {"key": "lr", "value": 0.0001, "origin": "preset detect-paper"}
+    assert settings["epochs"]["value"] == 36
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--model", "spt-nanno"), 2, "spt-nano"),
+        (("--lr", "-1"), 2, "lr"),
+        (("--schedule", "linear"), 2, "cosine"),
+        (("--preset", "papr"), 2, "no preset"),
+        (("--set", "crop_prb=1"), 2, "crop-prob"),
+        (("--time-limit", "soon"), 2, "3h30m"),
+        (("--workers", "many"), 2, "auto"),
+        (("--resume", "no-such-run"), 3, "no-such-run"),
+        (("--device", "cuda:7"), 4, "cuda:7"),
+        (("--init", "no.safetensors"), 3, "no.safetensors"),
+    ],
+)
+def test_errors_are_explained(arguments: tuple[str, ...], code: int, said: str, data: Path, tmp_path: Path) -> None:
+    ran = spt("train", "--data", data, *QUICK, "--run-dir", tmp_path / "run", *arguments)
+    assert ran.code == code, ran.err
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_of_itself_needs_a_folder() -> None:
+    ran = spt("train", "--resume", "auto")
+    assert ran.code == 2
+    assert "--run-dir" in ran.err
+
+
+def test_data_that_is_not_there_is_no_sample(tmp_path: Path) -> None:
+    ran = spt("train", "--data", "coco", "--root", tmp_path, "--json")
+    assert ran.code == 3
+    assert ran.document["error"]["code"] == 3
+    assert str(tmp_path) in json.dumps(ran.document["error"])
+
+
+def test_a_used_folder_is_not_used_again(run: Run, data: Path) -> None:
+    ran = spt("train", "--data", data, *QUICK, "--run-dir", run.home)
+    assert ran.code == 4
+    assert "--resume" in ran.err
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_143(data: Path, run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = ("train", "--data", data, *QUICK, "--run-dir", folder, "--set", "crop_prob=0.5", "--set", "log_every=1")
+    command = [sys.executable, "-m", "sptcli", *map(str, arguments)]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while not (folder / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 143, errors.decode()
+    assert b"spt train --resume" in errors
+    assert open_run(folder).weights.is_file()
+    assert spt("train", "--resume", folder).code == 0
+    final, whole = final_state(Run(folder)), final_state(run)
+    assert difference(whole["checkpoint"]["model"], final["checkpoint"]["model"]) is None
