@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sptcore.errors import EnvironmentFault
@@ -46,14 +46,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise as_fault(error, path) from error
     finally:
-        temp.unlink(missing_ok=True)
+        with suppress(OSError):
+            temp.unlink()
 
 
 @contextmanager
 def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that becomes `path` on leaving; removed on any exception.
 
-    With `replace`, an existing folder at `path` steps aside first and is removed once the new one is in place.
+    With `replace`, a folder at `path` is swapped for the new one (in one step where the system can) and then removed.
     Raises EnvironmentFault when `path` exists and `replace` is off.
     """
     path = Path(path)
@@ -81,6 +82,9 @@ def _put_in_place(temp: Path, path: Path, replace: bool) -> None:
         return
     if not replace:
         raise EnvironmentFault("the output exists already", where=str(path), hint="add --force to replace it")
+    if _exchange(temp, path):
+        shutil.rmtree(temp, ignore_errors=True)
+        return
     aside = path.with_name(f"{TEMP_MARK}{os.getpid()}-{secrets.token_hex(4)}-old-{path.name}"[:255])
     os.rename(path, aside)
     try:
@@ -89,6 +93,18 @@ def _put_in_place(temp: Path, path: Path, replace: bool) -> None:
         os.rename(aside, path)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two paths in one step, so that there is no moment without either; False where the system cannot."""
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # no such call outside Linux
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
 def fsync(path: Path) -> None:

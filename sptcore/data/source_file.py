@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import os
 import stat
-import threading
+from functools import cached_property
 from pathlib import Path
 
 from sptcore.errors import DataError, EnvironmentFault, IntegrityError, ResourceError
@@ -15,21 +15,17 @@ MAX_BYTES = 8 << 30
 
 
 class SourceFile:
-    """The bytes of an annotation file as they were at one moment; SHA-256 is computed beside the parsing."""
+    """The bytes of an annotation file as they were at one moment."""
 
     def __init__(self, path: Path) -> None:
         """Read `path`. Raises DataError (missing, not a file, over 8 GiB), ResourceError, IntegrityError (changing)."""
         self.path = Path(path)
         self.data, self._status = _read(self.path)
-        self._digest = hashlib.sha256()
-        self._hashing = threading.Thread(target=self._digest.update, args=(self.data,), daemon=True)
-        self._hashing.start()
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """The SHA-256 of the bytes that were read, in hexadecimal."""
-        self._hashing.join()
-        return self._digest.hexdigest()
+        return hashlib.sha256(self.data).hexdigest()
 
     def check_unchanged(self) -> None:
         """Raise IntegrityError when the file on disk is no longer the one that was read."""

@@ -91,11 +91,12 @@ def _ahead(
                     break
             if not waiting:
                 return
-            _, future = waiting.popleft()
-            yield future.result()
+            yield waiting[0][1].result()
+            waiting.popleft()
     except BrokenProcessPool as error:
-        names = "; ".join([name for name, future in waiting if not future.done()][:3]) or "the last block"
-        raise ResourceError(f"a worker process died; under work were {names}", hint=FEWER_JOBS) from error
+        lost = [name for name, future in waiting if not future.done() or future.exception() is not None]
+        under_work = f"; under work were {'; '.join(lost[:3])}" if lost else ""
+        raise ResourceError(f"a worker process died{under_work}", hint=FEWER_JOBS) from error
     finally:
         for _, future in waiting:
             future.cancel()
