@@ -48,7 +48,7 @@ def test_an_error_of_ours_crosses_whole(jobs: int) -> None:
 
 
 def test_a_death_names_what_was_under_work() -> None:
-    with pytest.raises(ResourceError, match="died; under work were .*item [3-6]"):
+    with pytest.raises(ResourceError, match=r"died; under work were .*item [3-6]"):
         list(map_in_order(deadly, range(6), jobs=2, describe=lambda item: f"item {item}"))
 
 
