@@ -1,0 +1,145 @@
+"""What SPT is measured against besides Swin: the two other ways to make a batch of uneven selections rectangular."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sptcore.models import block
+from sptcore.models.attention import spa
+from sptcore.models.attention.base import Attended
+from sptcore.models.attention.spa import SelectPackAttention
+from sptcore.models.attention.window import WindowAttention
+from sptcore.models.backbone import HierarchicalBackbone
+from sptcore.ops.packed_attention.reference import bias_by_space
+from sptcore.ops.packing import gather, plan_packing
+from sptcore.ops.selection import Selection
+from sptcore.profiling.forced import selecting_blocks
+from sptcore.profiling.passes import selecting
+
+
+class PadToMax(nn.Module):
+    """Every image's selected tokens padded to the longest of the batch, all rows projected (SparseViT's public code).
+
+    Containers are cut from the padded rows, so that attention costs what it costs in SPT for images of equal length.
+    """
+
+    def __init__(self, inner: SelectPackAttention) -> None:
+        super().__init__()
+        self.inner = inner
+        self.proj = nn.Identity()  # the block projects what attention returns; here all rows were projected before
+
+    def forward(self, normed: Tensor, selection: Selection) -> Attended:
+        inner, length = self.inner, self.inner.container_len
+        packing = plan_packing(selection.mask, inner.window_size, inner.shift_size, "aligned", length)
+        counts = selection.counts
+        longest = -(-int(counts.max()) // length) * length
+        starts = counts.cumsum(0) - counts
+        place = packing.image_id * longest + torch.arange(packing.num_tokens, device=starts.device)
+        place -= starts[packing.image_id]
+        tokens = gather(normed, packing) * gather(selection.gain, packing).unsqueeze(-1)
+        rows = self.spread(tokens, place, len(counts) * longest)
+        q, k, v = (
+            inner.qkv(rows)
+            .view(-1, length, 3, inner.num_heads, rows.shape[1] // inner.num_heads)
+            .permute(2, 0, 3, 1, 4)
+        )
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=self.scores(packing, place, len(rows) // length))
+        projected = inner.proj(attended.transpose(1, 2).flatten(2).flatten(0, 1))
+        return Attended(projected.index_select(0, place), packing)
+
+    @staticmethod
+    def spread(values: Tensor, place: Tensor, slots: int) -> Tensor:
+        return values.new_zeros(slots, *values.shape[1:]).index_copy_(0, place, values)
+
+    def scores(self, packing: Any, place: Tensor, containers: int) -> Tensor:
+        """Position bias and the mask of pads (containers, h, L, L)."""
+        inner, shape = self.inner, (containers, self.inner.container_len)
+        real = self.spread(torch.ones_like(place, dtype=torch.bool), place, containers * shape[1]).view(shape)
+        mask = real.unsqueeze(1) == real.unsqueeze(2)  # (containers, L, L)
+        rows, columns = (
+            self.spread(values, place, real.numel()).view(shape) for values in (packing.rows, packing.columns)
+        )
+        table = inner.relative_position_bias_table
+        return mask.unsqueeze(1) if table is None else bias_by_space(table, mask, rows, columns, inner.window_size)
+
+
+class MaskOnly(nn.Module):
+    """All tokens attend in their windows; what is not selected is multiplied away (DynamicViT's way in training)."""
+
+    def __init__(self, inner: SelectPackAttention, config: Any) -> None:
+        super().__init__()
+        dim = inner.proj.in_features
+        self.window = WindowAttention(dim, inner.num_heads, inner.shift_size, config)
+        self.window.load_state_dict(inner.state_dict())
+        self.proj = self.window.proj
+
+    def forward(self, normed: Tensor, selection: Selection) -> Attended:
+        attended = self.window(normed * selection.gain.unsqueeze(-1))
+        return Attended(attended.tokens * selection.weight.unsqueeze(-1))
+
+
+def use_pad_to_max(model: HierarchicalBackbone) -> HierarchicalBackbone:
+    """The same backbone with PadToMax in its selecting blocks."""
+    for one in selecting_blocks(model):
+        assert isinstance(one.attn, SelectPackAttention)
+        one.attn = PadToMax(one.attn)  # type: ignore[assignment]
+    return model.eval()
+
+
+def use_mask_only(model: HierarchicalBackbone) -> HierarchicalBackbone:
+    """The same backbone with MaskOnly in its selecting blocks."""
+    for one in selecting_blocks(model):
+        assert isinstance(one.attn, SelectPackAttention)
+        one.attn = MaskOnly(one.attn, model.config)  # type: ignore[assignment]
+    return model.to(next(model.parameters()).device).eval()
+
+
+@torch.inference_mode()
+def packing_share(model: HierarchicalBackbone, masks: Sequence[Tensor], images: Tensor, passes: int = 3) -> float:
+    """The share of a forward pass spent in planning, gathering and scattering: the lowest of `passes`."""
+    shares = []
+    with selecting(model, masks):
+        model(images)
+        for _ in range(passes):
+            with stopwatch(images.device) as spent:
+                started = time.perf_counter()
+                model(images)
+                synchronise(images.device)
+                whole = time.perf_counter() - started
+            shares.append(sum(spent) / whole)
+    return min(shares)
+
+
+@contextmanager
+def stopwatch(device: torch.device) -> Iterator[list[float]]:
+    """Collects the seconds of every call that moves tokens between grid and containers."""
+    spent: list[float] = []
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **named: Any) -> Any:
+            synchronise(device)
+            started = time.perf_counter()
+            result = function(*arguments, **named)
+            synchronise(device)
+            spent.append(time.perf_counter() - started)
+            return result
+
+        return run
+
+    here = {"plan_packing": timed(spa.plan_packing), "gather": timed(spa.gather)}
+    there = {name: timed(getattr(block, name)) for name in ("gather", "scatter", "add_rows_")}
+    with mock.patch.multiple(spa, **here), mock.patch.multiple(block, **there):
+        yield spent
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
