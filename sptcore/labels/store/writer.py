@@ -1,16 +1,15 @@
 """Writing a label store: whole, checked, or not at all, and the same bytes for the same content.
 
-A crash or a full disk in the middle of an HDF5 write leaves files that open and lie, or kills the process. So the file
-is built in memory and written like any other; only beyond IN_MEMORY_LIMIT does HDF5 write to the disk, into space
-reserved beforehand. Either way it is read back and verified before it takes its name.
+A full disk in the middle of an HDF5 write leaves files that open and lie, or kills the process. So the file is built in
+memory and written like any other; beyond IN_MEMORY_LIMIT HDF5 writes to the disk through a file object of ours, which
+keeps failures from it. Either way the file is read back and verified before it takes its name.
 """
 
 from __future__ import annotations
 
-import os
+import io
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -22,12 +21,12 @@ from sptcore.errors import DataError, IntegrityError
 from sptcore.files import atomic_path
 from sptcore.labels import pyramid
 from sptcore.labels.store import rle, schema
+from sptcore.labels.store.backing import GuardedFile
 from sptcore.labels.store.reader import LabelStore
 from sptcore.labels.store.schema import Flag, StoreHeader
 from sptcore.progress import SILENT, Progress
 
 IN_MEMORY_LIMIT = 1 << 30  # bytes
-_ROOM_FOR_METADATA = 1 << 20
 NO_FLAGS = Flag(0)
 
 
@@ -162,10 +161,19 @@ def publish(path: Path, header: StoreHeader, parts: Sequence[Part], report: byte
 
     with atomic_path(path) as temp:
         write = _write_through_memory if total <= IN_MEMORY_LIMIT else _write_to_disk
-        write(temp, attributes, sizes, chunks())
+        write(temp, Content(attributes, sizes, chunks()))
         with LabelStore(temp) as store:
             store.verify(progress)
     return attributes["index_sha256"]
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What goes into a file: attributes, the length of every data set in order, and all bytes in pieces by data set."""
+
+    attributes: dict[str, str]
+    sizes: dict[str, int]
+    chunks: Iterator[tuple[str, np.ndarray]]
 
 
 def _joined_index(header: StoreHeader, parts: Sequence[Part]) -> dict[str, np.ndarray]:
@@ -185,63 +193,38 @@ def _sizes(header: StoreHeader, index: dict[str, np.ndarray], report: bytes) -> 
     return sizes
 
 
-def _write_through_memory(
-    temp: Path, attributes: dict[str, str], sizes: dict[str, int], chunks: Iterable[tuple[str, np.ndarray]]
-) -> None:
-    access = _access_list()
-    access.set_fapl_core(block_size=1 << 20, backing_store=False)
-    with _created(temp, access) as file:
-        _fill(file, attributes, sizes, chunks)
-        image = file.id.get_file_image()
+def _write_through_memory(temp: Path, content: Content) -> None:
+    memory = io.BytesIO()
+    with _created(memory) as file:
+        _fill(file, content, content.chunks)
     with temp.open("wb") as stream:
-        stream.write(image)
+        stream.write(memory.getbuffer())
 
 
-def _write_to_disk(
-    temp: Path, attributes: dict[str, str], sizes: dict[str, int], chunks: Iterable[tuple[str, np.ndarray]]
-) -> None:
-    access = _access_list()
-    access.set_fapl_sec2()
-    access.set_sieve_buf_size(0)
-    total = sum(size * schema.dtype_of(name).itemsize for name, size in sizes.items())
-    with _created(temp, access) as file:
-        try:
-            os.posix_fallocate(file.id.get_vfd_handle(), 0, total + _ROOM_FOR_METADATA)
-            _fill(file, attributes, sizes, chunks)
-        except BaseException:
-            with suppress(OSError):  # room for HDF5 to close in: on a full disk it crashes the process otherwise
-                os.truncate(temp, 0)
-            raise
-    with temp.open(
-        "r+b"
-    ) as stream:  # give back what was reserved beyond the end that the superblock (version 2) states
-        stream.seek(28)
-        stream.truncate(int.from_bytes(stream.read(8), "little"))
+def _write_to_disk(temp: Path, content: Content) -> None:
+    with GuardedFile(temp) as guarded, _created(guarded) as file:
+        _fill(file, content, guarded.watched(content.chunks))
 
 
-def _access_list() -> h5py.h5p.PropFAID:
+def _created(backing: io.BytesIO | GuardedFile) -> h5py.File:
+    """A new HDF5 file in `backing`. One driver for both, since every driver lays a file out in its own way."""
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, backing)
     access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V18)  # checksummed metadata
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
-    access.set_meta_block_size(0)  # no slack, so that both ways of writing give the same bytes
-    return access
-
-
-def _created(path: Path, access: h5py.h5p.PropFAID) -> h5py.File:
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     creation.set_attr_phase_change(64, 60)  # all attributes in the root's own header
     _without_times(creation)
-    return h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access))
+    return h5py.File(h5py.h5f.create(b"label store", h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access))
 
 
 def _without_times(properties: h5py.h5p.PropOCID) -> None:
     properties.set_obj_track_times(False)
 
 
-def _fill(
-    file: h5py.File, attributes: dict[str, str], sizes: dict[str, int], chunks: Iterable[tuple[str, np.ndarray]]
-) -> None:
+def _fill(file: h5py.File, content: Content, chunks: Iterable[tuple[str, np.ndarray]]) -> None:
     """Groups, data sets of their final size, attributes, bytes, and last of all `complete`."""
+    attributes, sizes = content.attributes, content.sizes
     group_plan = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
     _without_times(group_plan)
     for group in sorted({group for name in sizes for group in _parents(name)}):
