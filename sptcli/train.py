@@ -133,6 +133,9 @@ def command(
     ffn: Annotated[str | None, _option("--ffn", text="all or selected", panel=SELECTION)] = None,
     rpb: Annotated[str | None, _option("--rpb", text="spatial, slot or none", panel=SELECTION)] = None,
     device: options.Device = "auto",
+    devices: Annotated[
+        int | None, _option("--devices", text="processes, each with its own batch and GPU", panel=RUNNING)
+    ] = None,
     workers: Annotated[
         int | None, _option("--workers", text="loading processes, or auto", parser=parse_count, panel=RUNNING)
     ] = None,
@@ -156,7 +159,7 @@ def command(
     follow_symlinks: options.FollowSymlinks = False,
     allow_truncated: options.AllowTruncated = False,
     size: options.AnnotatedSize = None,
-) -> None:
+) -> int:
     """Train a detector: Mask R-CNN where the data has masks, Faster R-CNN where it has boxes only.
 
     Without --data the built-in sample and its own recipe (spt-nano, minutes on a CPU); a real data set gets the paper's
@@ -165,6 +168,9 @@ def command(
 
     The run folder holds settings, metrics, checkpoints and weights; `spt train --config RUN/config.toml` runs it again.
     """
+    from sptcore.runs import Run
+    from sptcore.runs.device import pick_device
+    from sptcore.training.distributed import joined, launch, started_by_launcher
     from sptcore.training.loop import check_resumable, make_trainer
 
     session = Session.of(ctx)
@@ -172,16 +178,25 @@ def command(
     config = _config(session, run)
     if dry_run:
         _show_trial(session, config)
-        return
+        return 0
     if run is not None:
         check_resumable(config, run)
-    trainer = make_trainer(config, progress=session.progress)
-    fresh = _fresh(config, run_dir, name) if run is None else run  # only now, so that a refused run leaves no folder
-    session.note(f"run: {fresh.home}")
-    report = trainer.fit(fresh, resume=run is not None, time_limit=time_limit)
-    _show(session, report)
+    if config.devices > 1 and not started_by_launcher():
+        session.opened = False  # the processes say everything
+        return launch(["-m", "sptcli", *session.arguments], config.devices)
+    with joined(pick_device(config.device)) as (group, own_device):
+        trainer = make_trainer(config, group=group, device=own_device, progress=session.progress)
+        made = run or (
+            _fresh(config, run_dir, name) if group.is_leader else None
+        )  # not before: a refused run leaves none
+        home = Run(Path(str(group.first(str(made.home) if made else None))))
+        session.note(f"run: {home.home}")
+        report = trainer.fit(home, resume=run is not None, time_limit=time_limit)
+    if session.is_leader:
+        _show(session, report)
     if report.stopped in SIGNALS:
         raise SystemExit(SIGNALS[report.stopped])
+    return 0
 
 
 def _resumed(resume: str | None, run_dir: Path | None) -> Run | None:

@@ -68,6 +68,7 @@ class TrainConfig(BaseModel):
     max_steps: int | None = _setting(None, "stop after this many optimizer steps; the schedule stays", ge=1)
     batch: int = _setting(2, "images a device and forward pass", ge=1)
     accum: int = _setting(1, "forward passes to sum before an optimizer step", ge=1)
+    devices: int = _setting(1, "processes that share a step, each with its own batch and on CUDA its own GPU", ge=1)
 
     lr: float = _setting(1e-4, "learning rate of AdamW", gt=0)
     scale_lr: bool = _setting(True, "scale lr by (images a step) / lr_batch")

@@ -54,7 +54,6 @@ def fit(
     *,
     resume: bool = False,
     time_limit: float | None = None,
-    group: Group = ALONE,
     progress: Progress = SILENT,
 ) -> FitReport:
     """Train as `config` says and leave everything in the folder of `run`; `resume` goes on from its last checkpoint.
@@ -62,15 +61,21 @@ def fit(
     Raises NumericalError after `max_bad_steps` non-finite losses in a row, ResourceError when memory runs out, and
     IntegrityError when no checkpoint is whole; the last good checkpoint stays in each case.
     """
-    return make_trainer(config, group=group, progress=progress).fit(run, resume=resume, time_limit=time_limit)
+    return make_trainer(config, progress=progress).fit(run, resume=resume, time_limit=time_limit)
 
 
-def make_trainer(config: TrainConfig, *, group: Group = ALONE, progress: Progress = SILENT) -> Trainer:
-    """Everything a run needs before it has a folder: data, labels, model, optimizer.
+def make_trainer(
+    config: TrainConfig,
+    *,
+    group: Group = ALONE,
+    device: torch.device | None = None,
+    progress: Progress = SILENT,
+) -> Trainer:
+    """Everything a run needs before it has a folder: data, labels, model, optimizer, on `device` or the config's.
 
     Raises what is wrong with the settings, the data or the starting weights.
     """
-    return Trainer(config, prepare(config, progress), group, progress)
+    return Trainer(config, prepare(config, progress), device or pick_device(config.device), group, progress)
 
 
 def check_resumable(config: TrainConfig, run: Run) -> None:
@@ -88,9 +93,14 @@ class Trainer:
     run: Run
     log: MetricsLog
 
-    def __init__(self, config: TrainConfig, prepared: Prepared, group: Group, progress: Progress) -> None:
-        self.config, self.prepared, self.group, self.progress = config, prepared, group, progress
-        self.device = pick_device(config.device)
+    def __init__(
+        self, config: TrainConfig, prepared: Prepared, device: torch.device, group: Group, progress: Progress
+    ) -> None:
+        if group.world != config.devices:
+            message = f"the settings are for {config.devices} processes, there are {group.world}"
+            raise UsageError(message, hint="spt train --devices N starts them")
+        self.config, self.prepared, self.device = config, prepared, device
+        self.group, self.progress = group, progress
         _set_determinism(config)
         model = build_model(prepared.task, prepared.spec, config, progress).to(self.device)
         average = AveragedWeights(model, config.ema) if config.ema else None

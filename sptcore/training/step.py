@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -62,7 +62,8 @@ class Stepper:
             share = 1 / (len(batches) * self.group.world)
             for name, value in self._shared(outcome).items():
                 result.values[name] = result.values.get(name, 0.0) + value * share
-            result.counts = add_counts(result.counts, block_counts(outcome.features, here.select_labels))
+            counts = self._shared_counts(block_counts(outcome.features, here.select_labels))
+            result.counts = add_counts(result.counts, counts)
             if not math.isfinite(result.values["loss"]):
                 break
             (outcome.total / len(batches)).backward()
@@ -77,6 +78,18 @@ class Stepper:
         parts = dict(zip(outcome.losses, torch.stack(list(outcome.losses.values())).tolist(), strict=True))
         own = {"loss": sum(parts.values()), **parts}
         return dict(zip(own, self.group.sums(list(own.values())), strict=True))
+
+    def _shared_counts(self, counts: list[BlockCounts]) -> list[BlockCounts]:
+        """The tokens of all processes."""
+        if self.group.world == 1:
+            return counts
+        names = ("valid", "selected", "own", "positive", "hit", "slots")
+        sums = iter(self.group.sums([getattr(one, name) or 0 for one in counts for name in names]))
+        summed = [{name: int(next(sums)) for name in names} for _ in counts]
+        return [
+            replace(one, **{**values, "own": None if one.own is None else values["own"]})
+            for one, values in zip(counts, summed, strict=True)
+        ]
 
 
 def uses_bf16(config: TrainConfig, device: torch.device) -> bool:

@@ -232,6 +232,11 @@ def test_other_settings_and_other_models_are_refused(whole: Run, data: Path, tmp
         fit(other, run, resume=True)
 
 
+def test_settings_for_several_processes_are_not_for_one(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="2 processes, there are 1"):
+        tiny_run(tmp_path / "run", data, devices=2)
+
+
 def poisoned(steps: set[int]) -> Any:
     take = Stepper._shared
 

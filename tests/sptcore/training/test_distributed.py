@@ -1,0 +1,57 @@
+"""Two processes on the CPU: the launcher, its exit codes, and a run that goes on bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sptcore.runs import Run, load_checkpoint
+from sptcore.training.distributed import ALONE, joined, launch
+from tests.support.cli import spt_process
+from tests.support.training import difference, mini_data
+
+QUICK = (
+    "--preset", "sample", "--res", "64x64", "--batch", "1", "--epochs", "2", "--device", "cpu", "--set", "log_every=1",
+)  # fmt: skip
+
+
+def test_alone_nothing_is_shared() -> None:
+    assert ALONE.sums([1.0, 2.5]) == [1.0, 2.5]
+    assert ALONE.first("x") == "x"
+    assert ALONE.is_leader
+    model, cpu = torch.nn.Linear(1, 1), torch.device("cpu")
+    assert ALONE.wrap(model, cpu) is model
+    with joined(cpu) as (group, device):
+        assert (group, device) == (ALONE, cpu)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_launcher_returns_the_code_of_the_first_to_fail(code: int) -> None:
+    program = (
+        f"import os, sys; sys.exit({code} if os.environ['RANK'] == '1' and os.environ['WORLD_SIZE'] == '2' else 0)"
+    )
+    assert launch(["-c", program], 2) == code
+
+
+@pytest.mark.slow
+def test_two_processes_stop_and_go_on_bit_for_bit(tmp_path: Path) -> None:
+    data = mini_data(tmp_path / "data")
+    env = {"OMP_NUM_THREADS": "1"}
+
+    def train(*arguments: object) -> None:
+        ran = spt_process("train", *arguments, "--json", env=env)
+        assert ran.code == 0, ran.err
+        assert ran.document["ok"] is True
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train("--data", data, *QUICK, "--devices", 2, "--run-dir", whole)
+    train("--data", data, *QUICK, "--devices", 2, "--run-dir", parts, "--max-steps", 1)
+    train("--resume", parts, "--max-steps", 4)
+    one, other = (load_checkpoint(folder / "checkpoints" / "last.pt") for folder in (whole, parts))
+    assert one["step"] == other["step"] == 4
+    for part in ("model", "optimizer"):
+        assert difference(one[part], other[part]) is None
+    rows = [[row for row in Run(folder).metrics() if "loss" in row] for folder in (whole, parts)]
+    assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
