@@ -43,6 +43,7 @@ def prepare(config: TrainConfig, progress: Progress = SILENT) -> Prepared:
     Raises DataError for data that is missing or has nothing to learn, UsageError for a setting that does not exist.
     """
     task = TASKS[config.task]
+    backbone_config(config.model, **config.backbone_overrides)  # a name that does not exist is told before data is read
     index = _open(config.data, config.split, config)
     val_index = _open(config.val_data or config.data, config.val_split, config)
     if config.data == "sample":
