@@ -48,6 +48,7 @@ from sptcli.dispatch import Entry, SptGroup
 COMMANDS: dict[str, Entry] = {
     "make-sparse": Entry("sptcli.make_sparse", "Data", "cut the sparse images out of a data set"),
     "make-labels": Entry("sptcli.make_labels", "Data", "rasterise boxes and masks into selection labels (HDF5)"),
+    "stats": Entry("sptcli.stats", "Data", "how sparse a data set is, what is in it, what is wrong with it"),
     "prepare": Entry("sptcli.prepare", "Data", "unpack and check a data set, name what is missing"),
     "train": Entry("sptcli.train", "Train and test", "train a detector that selects its tokens"),
     "evaluate": Entry("sptcli.evaluate", "Train and test", "AP, selection and MACs of a run on a data set"),

@@ -82,10 +82,16 @@ def find_image(root: Path, file_name: str, *, follow_symlinks: bool = False) -> 
     if fault:
         raise DataError(fault, where=repr(file_name))
     path = root / file_name
+    try:
+        base, real = os.path.realpath(root), os.path.realpath(path)
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"file names here are {error.encoding}, which has no such letters",
+            where=ascii(file_name),
+            hint="use a UTF-8 locale: LC_ALL=C.UTF-8",
+        ) from error
     if follow_symlinks:
         return path
-    base = os.path.realpath(root)
-    real = os.path.realpath(path)
     if os.path.commonpath([base, real]) != base:
         raise DataError(
             f"a link leads out of the image folder, to {real}", where=str(path), hint="allow it with --follow-symlinks"

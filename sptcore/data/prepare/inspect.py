@@ -14,6 +14,7 @@ from sptcore.data import formats
 from sptcore.data.format import Source
 from sptcore.data.images import find_image, image_size
 from sptcore.data.locate import splits_of
+from sptcore.data.padding import NO_PADDING
 from sptcore.data.prepare.official import OFFICIAL, Part, layout_home
 from sptcore.data.records import DatasetIndex, ImageRecord
 from sptcore.errors import DataError
@@ -131,18 +132,30 @@ def _missing(index: DatasetIndex) -> Iterator[str]:
 def _wrong_images(index: DatasetIndex, missing: set[str], source: Source, progress: Progress) -> list[Problem]:
     records = [record for record in index.records if record.file_name not in missing]
 
+    follow = source.options.follow_symlinks
+
     def problem_of(record: ImageRecord) -> Problem | None:
-        try:
-            path = find_image(index.image_root, record.file_name, follow_symlinks=source.options.follow_symlinks)
-            fault = _size_fault(path, record, source.padding)
-        except DataError as error:
-            return Problem("image unreadable", index.split, record.file_name, error.message)
+        fault = image_fault(index.image_root, record, padding=source.padding, follow_symlinks=follow)
         return None if fault is None else Problem(fault[0], index.split, record.file_name, fault[1])
 
     with ThreadPoolExecutor(_THREADS) as pool:
         answers = pool.map(problem_of, records)
         shown = track(answers, progress, f"checking images of {index.split}", total=len(records))
         return [problem for problem in shown if problem is not None]
+
+
+def image_fault(
+    root: Path, record: ImageRecord, *, padding: tuple[int, int] = NO_PADDING, follow_symlinks: bool = False
+) -> tuple[str, str] | None:
+    """What is wrong with the image file of a record, kind and detail, by its header alone; None for nothing."""
+    try:
+        return _size_fault(find_image(root, record.file_name, follow_symlinks=follow_symlinks), record, padding)
+    except FileNotFoundError:
+        return "image missing", ""
+    except DataError as error:
+        return "image unreadable", error.message
+    except OSError as error:
+        return "image unreadable", error.strerror or str(error)
 
 
 def _size_fault(path: Path, record: ImageRecord, padding: tuple[int, int]) -> tuple[str, str] | None:
