@@ -11,7 +11,7 @@ from sptcore.models.attention.base import Attended, Attention
 from sptcore.models.layers import DropPath, Mlp
 from sptcore.models.selectors import TokenContext
 from sptcore.models.streaming import pieces, streams
-from sptcore.ops.packing import Packing, add_rows_, gather, scatter
+from sptcore.ops.packing import Packing, gather, scatter
 from sptcore.ops.selection import Selection
 
 
@@ -73,25 +73,40 @@ class Block(nn.Module):
         """The same as `_finish` a few rows at a time, where no path is dropped and no gradient needed."""
         packing = attended.packing
         if packing is None or selection is None:
-            x, branch = torch.empty_like(x), x
-            for rows, start, mixed in zip(pieces(x), pieces(branch), pieces(attended.tokens), strict=True):
-                torch.add(start, self.attn.proj(mixed), out=rows)
-                rows += self.mlp(self.norm2(rows))
-            return x
+            return self._finish_dense(x, attended.tokens)
         if self.bypass == "proj":
-            x = x + self._project_all(attended.tokens, normed, packing, selection)
+            out = x + self._project_all(attended.tokens, normed, packing, selection)
         else:
-            x = x.clone()
-            add_rows_(x, self.attn.proj(attended.tokens), packing)
-        if self.bypass == "skip_block":
-            add_rows_(x, self.mlp(self.norm2(gather(x, packing))), packing)
-            return x
-        for rows in pieces(x):
+            out = _spare(normed, x).copy_(x)
+            self._add_selected_(out.flatten(0, 2), attended.tokens, packing.token_index)
+        if self.bypass != "skip_block":
+            for rows in pieces(out):
+                rows += self.mlp(self.norm2(rows))
+        return out
+
+    def _finish_dense(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Both branches of all tokens in one walk."""
+        out = _spare(tokens, x)
+        for rows, start, mixed in zip(pieces(out), pieces(x), pieces(tokens), strict=True):
+            torch.add(start, self.attn.proj(mixed), out=rows)
             rows += self.mlp(self.norm2(rows))
-        return x
+        return out
+
+    def _add_selected_(self, flat: Tensor, tokens: Tensor, token_index: Tensor) -> None:
+        """Add the attention branch to the selected rows of (B*H*W, C), and the other branch where the rest skip it."""
+        for index, mixed in zip(pieces(token_index), pieces(tokens), strict=True):
+            rows = flat.index_select(0, index) + self.attn.proj(mixed)
+            if self.bypass == "skip_block":
+                rows = rows + self.mlp(self.norm2(rows))
+            flat.index_copy_(0, index, rows)
 
     def _project_all(self, tokens: Tensor, normed: Tensor, packing: Packing, selection: Selection) -> Tensor:
         """Eq. 9 to the letter: W_o on all N tokens; the unselected enter as sigmoid(score) x LN(x)."""
         passed = normed * selection.scale.unsqueeze(-1).to(normed.dtype)
         mixed = passed.flatten(0, 2).index_copy(0, packing.token_index, tokens.to(passed.dtype))
         return self.attn.proj(mixed.view_as(normed))
+
+
+def _spare(used: Tensor, like: Tensor) -> Tensor:
+    """Memory for a result shaped as `like`: that of a tensor no longer needed, unless its dtype is another."""
+    return used.view_as(like) if used.dtype == like.dtype else torch.empty_like(like)

@@ -20,5 +20,6 @@ def streams(module: nn.Module, x: Tensor) -> bool:
 
 
 def pieces(rows: Tensor) -> tuple[Tensor, ...]:
-    """Views of a few rows each of (..., C)."""
-    return rows.flatten(0, -2).split(PIECE_TOKENS)
+    """Views of (..., C) or (rows,) of about PIECE_TOKENS rows each, as even as they can be."""
+    flat = rows.flatten(0, -2) if rows.dim() > 1 else rows
+    return flat.chunk(max(1, round(len(flat) / PIECE_TOKENS)))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from sptcore.models.attention.base import Attended, Attention
+from sptcore.models.streaming import PIECE_TOKENS, streams
 from sptcore.ops.packed_attention import PositionBias, packed_attention
-from sptcore.ops.packing import gather, plan_packing
+from sptcore.ops.packing import Packing, gather, plan_packing, split_containers
 from sptcore.ops.selection import Selection
 
 if TYPE_CHECKING:
@@ -29,11 +31,19 @@ class SelectPackAttention(Attention):
     def forward(self, normed: Tensor, selection: Selection) -> Attended:
         mode = self.train_packing if self.training else self.eval_packing
         packing = plan_packing(selection.mask, self.window_size, self.shift_size, mode, self.container_len)
-        gain = gather(selection.gain, packing).to(normed.dtype)
-        tokens = gather(normed, packing) * gain.unsqueeze(-1)  # (P, C), Eq. 5 and 6
+        attend = self._in_pieces if streams(self, normed) else self._at_once
+        return Attended(attend(normed, selection.gain.to(normed.dtype), packing), packing)
+
+    def _at_once(self, normed: Tensor, gain: Tensor, packing: Packing) -> Tensor:
+        """(B, H, W, C) and the factor of each token (B, H, W) -> (P, C)."""
+        tokens = gather(normed, packing) * gather(gain, packing).unsqueeze(-1)  # Eq. 5 and 6
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
-        attended = packed_attention(query, key, value, packing, bias=self.position_bias, scope=self.scope)
-        return Attended(attended.flatten(1), packing)
+        return packed_attention(query, key, value, packing, bias=self.position_bias, scope=self.scope).flatten(1)
+
+    def _in_pieces(self, normed: Tensor, gain: Tensor, packing: Packing) -> Tensor:
+        """The same a few containers at a time: no token sees another container."""
+        parts = split_containers(packing, max(1, PIECE_TOKENS // self.container_len))
+        return torch.cat([self._at_once(normed, gain, part) for _, part in parts] or [normed.flatten(0, 2)[:0]])
 
     @property
     def position_bias(self) -> PositionBias | None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sptcore.ops.backend import choose_impl, is_traced
+from sptcore.ops.backend import choose_impl
 from sptcore.ops.packed_attention.operator import attend_rows
 from sptcore.ops.packed_attention.reference import attend, bias_by_slot, bias_by_space, pair_mask
-from sptcore.ops.packing import Packing, pack, split_containers, unpack
+from sptcore.ops.packing import Packing, pack, unpack
 
 SCOPES = ("image", "image_region", "image_window")
 BIASES = ("spatial", "slot", "none")
-PIECE_CONTAINERS = 16
 MAX_HEAD_DIM = 64  # of the kernel: longer heads spill registers
 
 
@@ -65,17 +64,6 @@ def kernel_limit(query: Tensor) -> str | None:
 
 
 def _attend_by_reference(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, bias: PositionBias | None, scope: str
-) -> Tensor:
-    if torch.is_grad_enabled() or query.device.type != "cpu" or is_traced():
-        return _attend_at_once(query, key, value, packing, bias, scope)
-    attended = torch.empty_like(query, memory_format=torch.contiguous_format)
-    for rows, piece in split_containers(packing, PIECE_CONTAINERS):  # what lies in between stays in the cache
-        attended[rows] = _attend_at_once(query[rows], key[rows], value[rows], piece, bias, scope)
-    return attended
-
-
-def _attend_at_once(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, bias: PositionBias | None, scope: str
 ) -> Tensor:
     mask = pair_mask(pack(segment_ids(packing, scope) + 1, packing))

@@ -167,12 +167,6 @@ def scatter(tokens: Tensor, packing: Packing) -> Tensor:
     return grid.index_copy_(0, packing.token_index, tokens).unflatten(0, (batch, height, width))
 
 
-def add_rows_(grid: Tensor, tokens: Tensor, packing: Packing) -> None:
-    """Add tokens (P, ...) to their places of a grid (B, H, W, ...) in place; the other places are not touched."""
-    flat = grid.flatten(0, 2)
-    flat.index_copy_(0, packing.token_index, flat.index_select(0, packing.token_index) + tokens)
-
-
 def pack(tokens: Tensor, packing: Packing) -> Tensor:
     """Lay tokens into their containers, (P, ...) -> (B', L, ...), zero in the pads."""
     slots = packing.num_containers * packing.container_len

@@ -159,3 +159,21 @@ def test_evaluation_in_pieces_equals_evaluation_with_gradients(bypass):
         with torch.no_grad():
             in_pieces = block(x, context(x)).tokens
         assert_same(in_pieces, block(x, context(x)).tokens.detach(), tolerance=1e-6)
+
+
+@pytest.mark.parametrize("bypass", ["identity", "proj", "skip_block"])
+@pytest.mark.parametrize("blocks", [0, 4])
+def test_evaluation_in_pieces_under_autocast_and_in_half_precision(bypass, blocks):
+    """bf16, by autocast or by the model's dtype, in pieces or at once: near the fp32 result, finite, of one dtype."""
+    model = HierarchicalBackbone(small_config(gate_bias_init=3.0, bypass=bypass, num_spa_blocks=blocks)).eval()
+    image = tokens(2, 3, 64, 96)
+    with torch.no_grad():
+        exact = model(image).maps["3"]
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            with torch.autocast("cpu", torch.bfloat16):
+                assert_same(model(image).maps["3"].detach(), exact, tolerance=0.05)
+            half = HierarchicalBackbone(model.config).bfloat16().eval()
+            half.load_state_dict(model.state_dict())
+            assert half(image.bfloat16()).maps["3"].dtype == torch.bfloat16
+            assert_same(half(image.bfloat16()).maps["3"].detach(), exact, tolerance=0.05)
