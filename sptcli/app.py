@@ -53,6 +53,8 @@ COMMANDS: dict[str, Entry] = {
     "train": Entry("sptcli.train", "Train and test", "train a detector that selects its tokens"),
     "evaluate": Entry("sptcli.evaluate", "Train and test", "AP, selection and MACs of a run on a data set"),
     "profile": Entry("sptcli.profile", "Efficiency", "parameters, multiply-accumulates, latency and memory of models"),
+    "report": Entry("sptcli.report", "Look", "a run on one page: curves, tables, heat maps, settings"),
+    "compare": Entry("sptcli.compare", "Look", "runs side by side: figures, settings, accuracy against cost"),
     "viz-selection": Entry("sptcli.viz_selection", "Look", "heat maps of the tokens a model selects"),
     "models": Entry("sptcli.models", "Setup", "the models: parameters, cost, origin, weights that fit"),
     "config": Entry("sptcli.config", "Setup", "show, write or check settings, and where each comes from"),
