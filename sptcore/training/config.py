@@ -91,7 +91,9 @@ class TrainConfig(BaseModel):
     ffn: str | None = _setting(None, "tokens that take the feed-forward network: all or selected")
     rpb: str | None = _setting(None, "relative position bias: spatial, slot or none")
     drop_path: float | None = _setting(None, "largest rate of stochastic depth", ge=0, lt=1)
-    gate_bias_init: float | None = _setting(None, "bias the gates start with: 0, or 4 to start from pretrained weights")
+    gate_bias_init: float | None = _setting(
+        None, "bias the gates start with; 0, or 4 beside weights of a pretrained Swin"
+    )
 
     init: str = _setting("none", "starting weights: none, or a file (ours, or a Swin state dict)")
     seed: int = _setting(0, "seed of everything random", ge=0)

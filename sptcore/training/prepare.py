@@ -25,6 +25,9 @@ from sptcore.tasks.base import ModelSpec, Task
 from sptcore.training.config import TrainConfig
 from sptcore.training.datasets import DrawnGeometry, ImageDataset, WholeImage
 
+PRETRAINED_GATE_BIAS = 4.0
+"""Gates beside pretrained Swin weights begin almost open (sigmoid .98), so that step 0 is nearly Swin (3(a))."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -97,15 +100,24 @@ def _labels(labels: str, index: DatasetIndex, progress: Progress) -> LabelStore:
 def describe(config: TrainConfig, index: DatasetIndex) -> ModelSpec:
     """The model for these settings and this data: all its classes, and masks where the data has them."""
     task = TASKS[config.task]
+    overrides = config.backbone_overrides
+    if config.gate_bias_init is None and _starts_from_swin(config.init):
+        overrides["gate_bias_init"] = PRETRAINED_GATE_BIAS
     return ModelSpec(
         task=config.task,
         variant=config.model,
-        backbone=backbone_config(config.model, **config.backbone_overrides),
+        backbone=backbone_config(config.model, **overrides),
         heads=task.heads_config(config.heads, config.model),
         categories=tuple((category.category_id, category.name) for category in index.categories),
         masks=index.has_masks,
         resolution=(max(config.res), min(config.res)),
     )
+
+
+def _starts_from_swin(init: str) -> bool:
+    """Whether the starting weights are another tool's, which know no gates."""
+    path = Path(init)
+    return init != "none" and path.is_file() and not (path.suffix == ".safetensors" and _is_ours(path))
 
 
 def label_strides(backbone: BackboneConfig) -> tuple[int, ...]:
@@ -188,7 +200,7 @@ def _foreign_state(path: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise IntegrityError(f"not a plain state dict: {str(error).splitlines()[0]}", where=str(path)) from error
+        raise IntegrityError("not a file of plain weights", where=str(path)) from error
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

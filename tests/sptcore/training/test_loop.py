@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sptcore.errors import IntegrityError, NumericalError, UsageError
+from sptcore.errors import IntegrityError, NumericalError, ResourceError, UsageError
 from sptcore.progress import Silent
 from sptcore.runs import Run, checkpoints, load_weights, new_run, read_metrics
 from sptcore.runs.models import load_model
@@ -287,6 +287,27 @@ def test_many_in_a_row_stop_the_run_and_name_the_images(
     assert found is not None
     assert found[1]["step"] == 3
     assert all(torch.isfinite(tensor).all() for tensor in found[1]["model"].values())
+
+
+def test_a_device_out_of_memory_is_explained_and_the_last_checkpoint_stays(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Stepper.__call__
+
+    def run_out(self: Stepper, state: Any, batches: Any) -> StepResult:
+        if state.step == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return take(self, state, batches)
+
+    monkeypatch.setattr(Stepper, "__call__", run_out)
+    run = new_run("train", "tiny", folder=tmp_path / "run")
+    with pytest.raises(ResourceError) as caught:
+        fit(tiny_config(data), run)
+    assert "batch 2 at 64x64" in caught.value.message
+    assert "--batch" in str(caught.value.hint)
+    found = checkpoints.latest_checkpoint(run.checkpoints, pytest.fail)
+    assert found is not None
+    assert found[1]["step"] == 2
 
 
 def test_accumulating_takes_the_same_images_a_step(data: Path, tmp_path: Path) -> None:
