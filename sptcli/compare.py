@@ -54,4 +54,4 @@ def command(
         if path is not None:
             write_atomically(path, render(found))
             written[name] = path
-    session.finish(artefacts=written)
+    session.finish(artefacts=written, next=f"spt report {runs[-1]}")

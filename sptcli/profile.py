@@ -128,7 +128,13 @@ def command(
         session.note(remark)
     if out is not None:
         write_report(report, out, by=breakdown)
-    session.finish(artefacts={} if out is None else {"profile": out})
+    session.finish(artefacts={} if out is None else {"profile": out}, next=_next(weights, models))
+
+
+def _next(weights: str | None, models: tuple[str, ...]) -> str:
+    if weights is not None:
+        return f"spt report {weights}"
+    return f"spt train --model {models[-1]}"
 
 
 def _protocol(warmup: int | None, iters: int | None, device_type: str) -> Any:

@@ -35,4 +35,4 @@ def command(
         session.warn(line)
     figures = dict(summary(result.facts))
     session.show({"run": result.facts.name, "summary": figures, "missing": result.missing}, pairs(figures))
-    session.finish(artefacts={"page": result.page})
+    session.finish(artefacts={"page": result.page}, next=f"spt compare {run} RUN")

@@ -78,7 +78,7 @@ def command(
     files = [image.file for image in report.images]
     written = {"picture" if len(files) == 1 else "pictures": files[0] if len(files) == 1 else files[0].parent}
     written |= {name: path for name, path in (("page", html), ("arrays", save_npz)) if path is not None}
-    session.finish(artefacts=written)
+    session.finish(artefacts=written, next="spt train" if report.demo else f"spt evaluate {weights[0]}")
 
 
 def _view(images: list) -> object:
