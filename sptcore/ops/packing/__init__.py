@@ -145,9 +145,11 @@ def split_containers(packing: Packing, containers: int) -> list[tuple[slice, Pac
 
 
 def _part(packing: Packing, rows: slice, first: int, count: int) -> Packing:
+    filled = int(packing.slot[rows.stop - 1]) + 1 - first * packing.container_len  # a run never starts with pads
     return replace(
         packing,
         num_containers=count,
+        contiguous=filled == rows.stop - rows.start,
         token_index=packing.token_index[rows],
         image_id=packing.image_id[rows],
         position=packing.position[rows],
