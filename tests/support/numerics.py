@@ -28,6 +28,22 @@ def assert_rounds_like(actual: Tensor, reference: Tensor, exact: Tensor, *, fact
     )
 
 
+def assert_rounds_like_on_average(actual: Tensor, reference: Tensor, exact: Tensor, *, factor: float = 2.0) -> None:
+    """As `assert_rounds_like`, by the root mean square of the errors instead of the largest.
+
+    For sums of many terms, where the largest error follows the order of summation; one wrong element still shows. A
+    unit of rounding is granted where the reference happens to be exact.
+    """
+    assert actual.shape == exact.shape, f"shapes differ: {tuple(actual.shape)} and {tuple(exact.shape)}"
+    if actual.numel() == 0:
+        return
+    found, own = ((value.double() - exact.double()).square().mean().sqrt().item() for value in (actual, reference))
+    allowed = factor * own or torch.finfo(reference.dtype).eps * exact.double().square().mean().sqrt().item()
+    assert found <= allowed, (
+        f"error {found:.3g} (root mean square) against {allowed:.3g} allowed ({own:.3g} x {factor})"
+    )
+
+
 def assert_same(actual: Tensor, expected: Tensor, *, tolerance: float) -> None:
     """Equal within `tolerance`, relative to the largest expected magnitude."""
     found = error(actual, expected)
