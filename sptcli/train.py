@@ -113,7 +113,7 @@ def command(
         float | None, _option("--ema", text="decay of averaged weights", parser=parse_switch, panel=RECIPE)
     ] = None,
     amp: Annotated[str | None, _option("--amp", text="bf16, off, or auto: bf16 on CUDA", panel=RECIPE)] = None,
-    init: Annotated[str | None, _option("--init", text="none, or a weights file", panel=RECIPE)] = None,
+    init: Annotated[str | None, _option("--init", text="none, imagenet, or a weights file", panel=RECIPE)] = None,
     drop_path: Annotated[float | None, _option("--drop-path", text="stochastic depth", panel=RECIPE)] = None,
     seed: Annotated[int | None, _option("--seed", text="seed of every random draw", panel=RECIPE)] = None,
     select_loss_weight: Annotated[

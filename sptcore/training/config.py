@@ -95,7 +95,7 @@ class TrainConfig(BaseModel):
         None, "bias the gates start with; 0, or 4 beside weights of a pretrained Swin"
     )
 
-    init: str = _setting("none", "starting weights: none, or a file (ours, or a Swin state dict)")
+    init: str = _setting("none", "starting weights: none, imagenet (torchvision's Swin), or a file (ours, or a Swin's)")
     seed: int = _setting(0, "seed of everything random", ge=0)
     deterministic: bool = _setting(False, "only deterministic algorithms, also on CUDA")
 

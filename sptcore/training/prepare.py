@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sptcore.data.locate import open_index
 from sptcore.data.records import DatasetIndex
-from sptcore.errors import DataError, IntegrityError
+from sptcore.errors import DataError
 from sptcore.labels.build import ensure_labels
 from sptcore.labels.store import LabelStore
 from sptcore.models.config import STRIDES, BackboneConfig
 from sptcore.models.variants import backbone_config
-from sptcore.models.weights import load_official_swin, load_torchvision_swin
 from sptcore.progress import SILENT, Progress
-from sptcore.runs import load_weights
 from sptcore.tasks import TASKS
 from sptcore.tasks.base import ModelSpec, Task
 from sptcore.training.config import TrainConfig
 from sptcore.training.datasets import DrawnGeometry, ImageDataset, WholeImage
+from sptcore.training.initial import load_initial, starts_from_swin
 
 PRETRAINED_GATE_BIAS = 4.0
 """Gates beside pretrained Swin weights begin almost open (sigmoid .98), so that step 0 is nearly Swin (3(a))."""
@@ -101,7 +97,7 @@ def describe(config: TrainConfig, index: DatasetIndex) -> ModelSpec:
     """The model for these settings and this data: all its classes, and masks where the data has them."""
     task = TASKS[config.task]
     overrides = config.backbone_overrides
-    if config.gate_bias_init is None and _starts_from_swin(config.init):
+    if config.gate_bias_init is None and starts_from_swin(config.init):
         overrides["gate_bias_init"] = PRETRAINED_GATE_BIAS
     return ModelSpec(
         task=config.task,
@@ -112,12 +108,6 @@ def describe(config: TrainConfig, index: DatasetIndex) -> ModelSpec:
         masks=index.has_masks,
         resolution=(max(config.res), min(config.res)),
     )
-
-
-def _starts_from_swin(init: str) -> bool:
-    """Whether the starting weights are another tool's, which know no gates."""
-    path = Path(init)
-    return init != "none" and path.is_file() and not (path.suffix == ".safetensors" and _is_ours(path))
 
 
 def label_strides(backbone: BackboneConfig) -> tuple[int, ...]:
@@ -142,68 +132,5 @@ def build_model(task: Task, spec: ModelSpec, config: TrainConfig, progress: Prog
     torch.manual_seed(config.seed)
     model = task.build_model(spec)
     if config.init != "none":
-        progress.note(load_initial(model, spec, Path(config.init)))
+        progress.note(load_initial(model, spec, config.init))
     return model
-
-
-def load_initial(model: nn.Module, spec: ModelSpec, path: Path) -> str:
-    """Overlay the weights of a file: ours, or a Swin state dict for the backbone; returns a line on what was loaded.
-
-    Heads whose shape follows the classes stay fresh when the classes differ. Raises DataError or IntegrityError for a
-    file that is missing, damaged, or of another architecture.
-    """
-    if path.suffix == ".safetensors" and _is_ours(path):
-        return _load_ours(model, spec, path)
-    state = _foreign_state(path)
-    load = load_torchvision_swin if any(key.startswith("features.") for key in state) else load_official_swin
-    report = load(model.backbone.body, state)  # type: ignore[arg-type, union-attr]
-    return (
-        f"backbone from {path}: {len(report.missing)} parameters stay fresh (gates, norms), {len(report.unused)} unused"
-    )
-
-
-def _is_ours(path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as stream:
-            return "spt" in (stream.metadata() or {})
-    except (SafetensorError, OSError):
-        return True  # load_weights says what is wrong with it
-
-
-def _load_ours(model: nn.Module, spec: ModelSpec, path: Path) -> str:
-    tensors, info = load_weights(path)
-    ours = model.state_dict()
-    same_classes = info.model.get("categories") == [list(pair) for pair in spec.categories]
-    fresh = [name for name in ours if not same_classes and "_predictor." in name]
-    kept = [name for name in ours if name not in fresh]
-    wrong = [name for name in kept if name not in tensors or tensors[name].shape != ours[name].shape]
-    if wrong:
-        raise IntegrityError(
-            f"weights of {info.model.get('variant')} do not fit {spec.variant}: {wrong[0]} and {len(wrong) - 1} more",
-            where=str(path),
-            hint="train the same --model with the same --heads",
-        )
-    model.load_state_dict({**ours, **{name: tensors[name] for name in kept}})
-    return f"weights from {path}" + (", class heads fresh (other classes)" if fresh else "")
-
-
-def _foreign_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a .pth or .safetensors file of another tool; never executes what is in it."""
-    if not path.is_file():
-        raise DataError("no such weights file", where=str(path), hint="--init none starts from drawn weights")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise IntegrityError("not a file of plain weights", where=str(path)) from error
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise IntegrityError("not a state dict", where=str(path))
-    return content

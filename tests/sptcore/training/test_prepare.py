@@ -1,19 +1,15 @@
-"""From settings to parts: classes, masks, strides, starting weights."""
+"""From settings to parts: classes, masks, strides."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import torch
-from torchvision.models import swin_t
 
-from sptcore.data.locate import open_index
-from sptcore.errors import DataError, IntegrityError
+from sptcore.errors import DataError
 from sptcore.models.variants import backbone_config
 from sptcore.progress import Silent
-from sptcore.training.config import make_config
-from sptcore.training.prepare import build_model, describe, label_strides, load_initial, prepare
+from sptcore.training.prepare import label_strides, prepare
 from tests.support.miniatures import coco_document, mini_coco
 from tests.support.samples import samples_root
 from tests.support.training import tiny_config
@@ -56,47 +52,3 @@ def test_nothing_to_learn_is_an_error(tmp_path: Path) -> None:
 )
 def test_labels_are_looked_up_where_scores_are_supervised(blocks: int, strides: tuple[int, ...]) -> None:
     assert label_strides(backbone_config("spt-nano", num_spa_blocks=blocks)) == strides
-
-
-@pytest.fixture(scope="module")
-def swin_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "swin_t.pth"
-    torch.save(swin_t(weights=None).state_dict(), path)
-    return path
-
-
-def test_a_torchvision_swin_starts_the_backbone(swin_file: Path, tmp_path: Path) -> None:
-    config = make_config({"model": "spt-t", "heads": "small", "init": str(swin_file), "res": (64, 64)})
-    index = open_index(mini_coco(tmp_path / "set"), "train")
-    listener = Listener()
-    prepared = describe(config, index)
-    from sptcore.tasks import TASKS
-
-    model = build_model(TASKS["detect"], prepared, config, listener)
-    assert "stay fresh" in listener.lines[0]
-    theirs = torch.load(swin_file, weights_only=True)
-    ours = dict(model.named_parameters())
-    assert torch.equal(ours["backbone.body.patch_embed.proj.weight"], theirs["features.0.0.weight"])
-    assert float(ours["backbone.body.stages.3.blocks.0.selector.gate.bias"]) == 4.0
-    assert describe(make_config({"model": "spt-t"}), index).backbone.gate_bias_init == 0.0
-
-
-def test_starting_weights_that_do_not_fit(swin_file: Path, tmp_path: Path) -> None:
-    index = open_index(mini_coco(tmp_path / "set"), "train")
-    config = make_config({"model": "spt-nano"})
-    spec = describe(config, index)
-    from sptcore.tasks import TASKS
-
-    model = TASKS["detect"].build_model(spec)
-    with pytest.raises(IntegrityError):
-        load_initial(model, spec, swin_file)
-    with pytest.raises(DataError):
-        load_initial(model, spec, tmp_path / "absent.pth")
-    for name, content in (("a.pth", b"no zip"), ("b.pth", b""), ("c.safetensors", b"no header")):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(IntegrityError):
-            load_initial(model, spec, tmp_path / name)
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(IntegrityError, match="not a state dict"):
-        load_initial(model, spec, tmp_path / "list.pth")

@@ -1,0 +1,106 @@
+"""The weights a run starts from: a file of ours, a Swin's, or torchvision's ImageNet weights."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sptcore.errors import DataError, EnvironmentFault, IntegrityError, UsageError
+from sptcore.models.weights import load_official_swin, load_torchvision_swin
+from sptcore.runs import load_weights
+from sptcore.tasks.base import ModelSpec
+
+IMAGENET = "imagenet"
+
+
+def starts_from_swin(init: str) -> bool:
+    """Whether the starting weights are a Swin's, which knows no gates."""
+    path = Path(init)
+    ours = path.suffix == ".safetensors" and path.is_file() and _is_ours(path)
+    return init == IMAGENET or (init != "none" and path.is_file() and not ours)
+
+
+def load_initial(model: nn.Module, spec: ModelSpec, init: str) -> str:
+    """Overlay the weights `init` names; returns a line on what was loaded.
+
+    A file of ours (heads whose shape follows the classes stay fresh when the classes differ), a file with the state
+    dict of a Swin for the backbone, or "imagenet": torchvision's Swin of the same size, fetched on first use into
+    torch's cache. Raises DataError, IntegrityError or EnvironmentFault for weights that are missing, damaged, of another
+    architecture, or out of reach.
+    """
+    path = Path(init)
+    if init != IMAGENET and path.suffix == ".safetensors" and _is_ours(path):
+        return _load_ours(model, spec, path)
+    state = _imagenet_state(spec.variant) if init == IMAGENET else _foreign_state(path)
+    load = load_torchvision_swin if any(key.startswith("features.") for key in state) else load_official_swin
+    report = load(model.backbone.body, state)  # type: ignore[arg-type, union-attr]
+    return (
+        f"backbone from {init}: {len(report.missing)} parameters stay fresh (gates, norms), {len(report.unused)} unused"
+    )
+
+
+def _is_ours(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as stream:
+            return "spt" in (stream.metadata() or {})
+    except (SafetensorError, OSError):
+        return True  # load_weights says what is wrong with it
+
+
+def _load_ours(model: nn.Module, spec: ModelSpec, path: Path) -> str:
+    tensors, info = load_weights(path)
+    ours = model.state_dict()
+    same_classes = info.model.get("categories") == [list(pair) for pair in spec.categories]
+    fresh = [name for name in ours if not same_classes and "_predictor." in name]
+    kept = [name for name in ours if name not in fresh]
+    wrong = [name for name in kept if name not in tensors or tensors[name].shape != ours[name].shape]
+    if wrong:
+        raise IntegrityError(
+            f"weights of {info.model.get('variant')} do not fit {spec.variant}: {wrong[0]} and {len(wrong) - 1} more",
+            where=str(path),
+            hint="train the same --model with the same --heads",
+        )
+    model.load_state_dict({**ours, **{name: tensors[name] for name in kept}})
+    return f"weights from {path}" + (", class heads fresh (other classes)" if fresh else "")
+
+
+def _foreign_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from a .pth or .safetensors file of another tool; never executes what is in it."""
+    if not path.is_file():
+        raise DataError("no such weights file", where=str(path), hint="--init none starts from drawn weights")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise IntegrityError("not a file of plain weights", where=str(path)) from error
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise IntegrityError("not a state dict", where=str(path))
+    return content
+
+
+def _imagenet_state(variant: str) -> dict[str, Tensor]:
+    """Torchvision's Swin of the variant's size, trained on ImageNet-1K; its digest is checked when it is fetched."""
+    from torchvision.models import get_model_weights
+
+    size = variant.rpartition("-")[2]
+    if size not in ("t", "s", "b"):
+        raise UsageError(f"there are no ImageNet weights for {variant}", hint="for spt-t, spt-s, spt-b and their Swins")
+    weights: Any = get_model_weights(f"swin_{size}")
+    try:
+        return weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        url = weights.IMAGENET1K_V1.url
+        hint = "fetch the file yourself and name it: --init FILE"
+        raise EnvironmentFault(f"the weights cannot be fetched: {error}", where=url, hint=hint) from error

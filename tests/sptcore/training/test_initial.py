@@ -1,0 +1,98 @@
+"""Starting weights: a Swin's, ImageNet's, and files that do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models import Swin_T_Weights, swin_t
+
+from sptcore.data.locate import open_index
+from sptcore.errors import DataError, EnvironmentFault, IntegrityError, UsageError
+from sptcore.progress import Silent
+from sptcore.tasks import TASKS
+from sptcore.training.config import make_config
+from sptcore.training.initial import load_initial
+from sptcore.training.prepare import build_model, describe
+from tests.support.miniatures import mini_coco
+
+
+class Listener(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.lines.append(message)
+
+
+@pytest.fixture(scope="module")
+def swin_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "swin_t.pth"
+    torch.save(swin_t(weights=None).state_dict(), path)
+    return path
+
+
+def test_a_torchvision_swin_starts_the_backbone(swin_file: Path, tmp_path: Path) -> None:
+    config = make_config({"model": "spt-t", "heads": "small", "init": str(swin_file), "res": (64, 64)})
+    index = open_index(mini_coco(tmp_path / "set"), "train")
+    listener = Listener()
+    prepared = describe(config, index)
+    model = build_model(TASKS["detect"], prepared, config, listener)
+    assert "stay fresh" in listener.lines[0]
+    theirs = torch.load(swin_file, weights_only=True)
+    ours = dict(model.named_parameters())
+    assert torch.equal(ours["backbone.body.patch_embed.proj.weight"], theirs["features.0.0.weight"])
+    assert ours["backbone.body.stages.3.blocks.0.selector.gate.bias"].item() == 4.0
+    assert describe(make_config({"model": "spt-t"}), index).backbone.gate_bias_init == 0.0
+
+
+def test_starting_weights_that_do_not_fit(swin_file: Path, tmp_path: Path) -> None:
+    index = open_index(mini_coco(tmp_path / "set"), "train")
+    config = make_config({"model": "spt-nano"})
+    spec = describe(config, index)
+    model = TASKS["detect"].build_model(spec)
+    with pytest.raises(IntegrityError):
+        load_initial(model, spec, str(swin_file))
+    with pytest.raises(DataError):
+        load_initial(model, spec, str(tmp_path / "absent.pth"))
+    for name, content in (("a.pth", b"no zip"), ("b.pth", b""), ("c.safetensors", b"no header")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(IntegrityError):
+            load_initial(model, spec, str(tmp_path / name))
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(IntegrityError, match="not a state dict"):
+        load_initial(model, spec, str(tmp_path / "list.pth"))
+
+
+def test_imagenet_weights_are_torchvisions_of_the_same_size(
+    swin_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def fetched(self: Swin_T_Weights, **how: Any) -> dict[str, torch.Tensor]:
+        asked.append({"url": self.url, **how})
+        return torch.load(swin_file, weights_only=True)
+
+    monkeypatch.setattr(Swin_T_Weights, "get_state_dict", fetched)
+    config = make_config({"model": "swin-t", "heads": "small", "init": "imagenet"})
+    spec = describe(config, open_index(mini_coco(tmp_path / "set"), "train"))
+    assert spec.backbone.gate_bias_init == 4.0
+    assert "backbone from imagenet" in load_initial(TASKS["detect"].build_model(spec), spec, "imagenet")
+    assert asked == [{"url": Swin_T_Weights.IMAGENET1K_V1.url, "progress": False, "check_hash": True}]
+
+    def unreachable(self: Swin_T_Weights, **how: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(Swin_T_Weights, "get_state_dict", unreachable)
+    with pytest.raises(EnvironmentFault) as caught:
+        load_initial(TASKS["detect"].build_model(spec), spec, "imagenet")
+    assert caught.value.where == Swin_T_Weights.IMAGENET1K_V1.url
+
+
+def test_there_is_no_nano_on_imagenet(tmp_path: Path) -> None:
+    spec = describe(make_config({"model": "spt-nano"}), open_index(mini_coco(tmp_path / "set"), "train"))
+    with pytest.raises(UsageError, match="spt-nano"):
+        load_initial(TASKS["detect"].build_model(spec), spec, "imagenet")
