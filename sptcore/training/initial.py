@@ -29,8 +29,8 @@ def load_initial(model: nn.Module, spec: ModelSpec, init: str) -> str:
 
     A file of ours (heads whose shape follows the classes stay fresh when the classes differ), a file with the state
     dict of a Swin for the backbone, or "imagenet": torchvision's Swin of the same size, fetched on first use into
-    torch's cache. Raises DataError, IntegrityError or EnvironmentFault for weights that are missing, damaged, of another
-    architecture, or out of reach.
+    torch's cache. Raises DataError, IntegrityError or EnvironmentFault for weights that are missing, damaged or of
+    another architecture, or out of reach.
     """
     path = Path(init)
     if init != IMAGENET and path.suffix == ".safetensors" and _is_ours(path):
