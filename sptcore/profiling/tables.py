@@ -91,7 +91,11 @@ def _speed_up(mine: Timing | None, rival: Timing | None) -> str | None:
 
 
 def _ms(timing: Timing | None, figure: str) -> float | None:
-    return None if timing is None else round(1e3 * getattr(timing, figure), 2)
+    """Milliseconds, whole ones from a second on."""
+    if timing is None:
+        return None
+    value = 1e3 * getattr(timing, figure)
+    return round(value) if value >= 1000 else round(value, 2)
 
 
 def _mib(size: int | None) -> float | None:

@@ -60,6 +60,8 @@ def test_figures_are_per_image_and_speed_is_against_the_dense_model() -> None:
     assert [line["img/s"] for line in found] == [5.0, 10.0, 20.0]
     assert [line["CPU ms"] for line in found] == [800.0, 400.0, 200.0]
     assert found[0]["peak MiB"] == 3.0
+    slow = replace(REPORT, rows=(row("swin-t", "dense", (), 12.3456),))
+    assert dict(zip(grids(slow)[0].columns, grids(slow)[0].rows[0], strict=True))["p50 ms"] == 12346
     assert "train ms" not in backbone.columns
     assert detector.columns == ["model", "select ratio", "params M", "GMACs", "GMACs Eq. 9"]
 
