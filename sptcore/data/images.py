@@ -55,10 +55,13 @@ def read_image(path: Path, *, size: tuple[int, int] | None = None, allow_truncat
 
 def image_size(path: Path) -> tuple[int, int, int]:
     """(width, height, EXIF orientation) from the header alone; orientation 1 where none is stated. Raises DataError."""
-    with Path(path).open("rb") as stream:
-        _require_regular(path, os.fstat(stream.fileno()))
-        header = _open_header(path, stream)
-        return header.width, header.height, _orientation(header)
+    try:
+        with Path(path).open("rb") as stream:
+            _require_regular(path, os.fstat(stream.fileno()))
+            header = _open_header(path, stream)
+            return header.width, header.height, _orientation(header)
+    except FileNotFoundError as error:
+        raise DataError("the file is missing", where=str(path)) from error
 
 
 def check_file_name(name: str) -> str | None:

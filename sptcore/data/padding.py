@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 import numpy as np
 
 from sptcore.data.images import find_image, image_size, read_image
+from sptcore.data.rasterize import on_canvas
 from sptcore.data.records import DatasetIndex, ImageRecord
 from sptcore.errors import UsageError
 from sptcore.progress import SILENT, Progress, track
@@ -39,14 +40,30 @@ def pad_image(image: np.ndarray, padding: tuple[int, int]) -> np.ndarray:
 
 
 def pad_index(index: DatasetIndex, padding: tuple[int, int]) -> DatasetIndex:
-    """The index with its records' sizes those of the canvas. Raises ValueError for an index that is padded already."""
+    """The index with sizes and masks of the canvas, and the names of images that were written as PNG.
+
+    Raises ValueError for an index that is padded already.
+    """
     if index.padding != NO_PADDING:
         raise ValueError(f"the index is padded already: {index.padding}")
-    records = tuple(
-        msgspec.structs.replace(record, width=padding[0] * record.width, height=padding[1] * record.height)
-        for record in index.records
-    )
+    records = tuple(_padded_record(index.image_root, record, padding) for record in index.records)
     return msgspec.structs.replace(index, records=records, padding=padding)
+
+
+def _padded_record(root: Path, record: ImageRecord, padding: tuple[int, int]) -> ImageRecord:
+    width, height = padding[0] * record.width, padding[1] * record.height
+    return msgspec.structs.replace(
+        record,
+        file_name=_name_on_disk(root, record.file_name),
+        width=width,
+        height=height,
+        instances=on_canvas(record, width, height),
+    )
+
+
+def _name_on_disk(root: Path, file_name: str) -> str:
+    written = PurePosixPath(file_name).with_suffix(".png").as_posix()
+    return written if not (root / file_name).exists() and (root / written).exists() else file_name
 
 
 def image_mask(record: ImageRecord, padding: tuple[int, int]) -> np.ndarray:

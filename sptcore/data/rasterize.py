@@ -63,6 +63,24 @@ def instance_mask(instance: Instance, height: int, width: int) -> np.ndarray:
     return _mask_of(record, [instance], DEFAULT_RULE, _centre_columns)
 
 
+def on_canvas(record: ImageRecord, width: int, height: int) -> tuple[Instance, ...]:
+    """The objects of `record` with their masks on a larger canvas, the image in its upper left; boxes stay as they are.
+
+    Raises DataError when a mask picture is missing or of another size.
+    """
+    from pycocotools import mask as coco_mask
+
+    moved = []
+    for instance in record.instances:
+        if instance.segmentation is not None:
+            canvas = np.zeros((height, width), np.uint8, order="F")
+            canvas[: record.height, : record.width] = instance_mask(instance, record.height, record.width)
+            code: Any = coco_mask.encode(canvas)
+            instance = msgspec.structs.replace(instance, segmentation=Rle(height, width, code["counts"]))
+        moved.append(instance)
+    return tuple(moved)
+
+
 def object_pixels(record: ImageRecord, rule: PixelRule = DEFAULT_RULE, **changes: Any) -> int:
     """How many pixels `object_mask` has, without painting it where run lengths or box edges are enough."""
     if changes:

@@ -152,6 +152,8 @@ class _Build:
             raise UsageError("no maximum ratio", hint="add --max-ratio 0.2")
         if plan.pad != NO_PADDING and plan.images != "none":
             raise UsageError("padded images are always written", hint="leave --images out")
+        if plan.pad != NO_PADDING and self.source.padding != NO_PADDING:
+            raise UsageError("the images of this set are padded already", where=str(self.source.root))
         if not plan.dry_run:
             self._check_target()
 
@@ -329,8 +331,11 @@ class _Build:
             self.progress.warn("no image is kept: the set is empty")
         if folder is None:
             return SparseReport(None, {"rule": self.rule.as_document(), "splits": documents})
-        pad = {} if self.plan.pad == NO_PADDING else {"pad": f"{self.plan.pad[0]}x{self.plan.pad[1]}"}
-        extra = {"images": "padded" if pad else self.plan.images, **pad}
+        padded = self.plan.pad != NO_PADDING
+        columns, rows = self.plan.pad if padded else self.source.padding
+        extra = {"images": "padded" if padded else self.plan.images}
+        if (columns, rows) != NO_PADDING:
+            extra["pad"] = f"{columns}x{rows}"
         return SparseReport(self.out, write_manifest(folder, self.source, self.rule, documents, extra))
 
     def _end_shard(self, folder: Path | None, splits: dict[str, SplitShard]) -> SparseReport:

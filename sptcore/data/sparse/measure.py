@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from sptcore.data.format import Block, Format, Loaded, Source
+from sptcore.data.padding import NO_PADDING, pad_index
 from sptcore.data.rasterize import PixelRule, counted_instances, object_pixels
 from sptcore.data.records import DatasetIndex, Dropped, ImageRecord
 from sptcore.errors import IntegrityError
@@ -55,14 +56,17 @@ class RecordBlock:
 
 
 class OpenSplit:
-    """A split ready to be measured and cut: streamed where the format can, else read whole."""
+    """A split ready to be measured and cut: streamed where the format can, else read whole. A padded set is padded."""
 
     def __init__(self, source: Source, format: Format, split: str) -> None:
         self.split = split
         self.format = format
         self._source = source
-        self._stream = format.stream(source, split)
+        padded = source.padding != NO_PADDING
+        self._stream = None if padded else format.stream(source, split)
         self._index = None if self._stream else format.read(source, split)
+        if padded and self._index is not None:
+            self._index = pad_index(self._index, source.padding)
 
     @property
     def header(self) -> DatasetIndex:

@@ -190,6 +190,28 @@ def test_a_tie_is_not_below() -> None:
     assert not is_below(3, 10, Fraction("0.3"))  # 3 / 10 < 0.3 is a matter of luck in floats
 
 
+def test_masks_on_a_canvas_keep_their_pixels(tmp_path: Path) -> None:
+    from sptcore.data.rasterize import on_canvas
+
+    counts = [WIDTH * HEIGHT - 30, 30]
+    code = coco_mask.frPyObjects({"size": [HEIGHT, WIDTH], "counts": counts}, HEIGHT, WIDTH)["counts"]
+    values = np.zeros((HEIGHT, WIDTH), np.uint8)
+    values[2:8, 3:13] = 1
+    Image.fromarray(values).save(tmp_path / "m.png")
+    record = image(
+        box(1, 2, 3, 4),
+        outline(-20, 5, 60, 5, 60, 12, -20, 12),
+        box(0, 0, 9, 9, segmentation=Rle(HEIGHT, WIDTH, code)),
+        box(0, 0, 9, 9, segmentation=MaskFile(tmp_path / "m.png", 1, "voc-object")),
+    )
+    moved = on_canvas(record, 3 * WIDTH, 2 * HEIGHT)
+    assert moved[0] == record.instances[0]
+    for before, after in zip(record.instances, moved, strict=True):
+        mask = instance_mask(after, 2 * HEIGHT, 3 * WIDTH)
+        assert np.array_equal(mask[:HEIGHT, :WIDTH], instance_mask(before, HEIGHT, WIDTH))
+        assert mask.sum() == instance_mask(before, HEIGHT, WIDTH).sum()
+
+
 class TestMaskPictures:
     def voc(self, tmp_path: Path) -> tuple[Path, np.ndarray]:
         values = np.zeros((HEIGHT, WIDTH), np.uint8)

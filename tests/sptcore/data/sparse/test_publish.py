@@ -11,11 +11,11 @@ import pytest
 
 from sptcore.data.format import ReadOptions
 from sptcore.data.locate import locate, open_index
+from sptcore.data.padding import read_canvas
 from sptcore.data.sparse import SparsePlan, SparseRule, make_sparse
-from sptcore.errors import DataError
-from tests.support.sparse_sets import FIFTH, make
-
-QUARTER = Fraction("0.25")
+from sptcore.errors import DataError, UsageError
+from tests.support.miniatures import mini_coco
+from tests.support.sparse_sets import FIFTH, make, rows
 
 
 @pytest.mark.parametrize("images", ["symlink", "hardlink", "copy"])
@@ -72,8 +72,33 @@ def test_a_link_out_of_the_root_is_not_followed(root: Path, tmp_path: Path) -> N
     assert (tmp_path / "out" / "train2017" / "seven.png").read_bytes() == b"x"
 
 
-def test_padded_images(root: Path, tmp_path: Path) -> None:
-    make(root, tmp_path / "out", pad=(2, 2), splits=("train",))
+def test_padded_images(tmp_path: Path) -> None:
+    root = mini_coco(tmp_path / "mini", splits=("train",))
+    make(root, tmp_path / "out", SparseRule(None), pad=(2, 2))
+    names = {
+        path.relative_to(tmp_path / "out" / "train2017").as_posix() for path in tmp_path.glob("out/train2017/**/*.*")
+    }
+    assert names == {"seven.png", "sub folder/two é.png", "-five.png"}
     index = open_index(tmp_path / "out", "train")
-    assert [(record.width, record.height) for record in index.records] == [(80, 60), (32, 32)]
-    assert (tmp_path / "out" / "train2017" / "seven.png").is_file()
+    assert [(record.width, record.height) for record in index.records] == [(80, 60), (60, 40), (32, 32)]
+    for record in index.records:
+        canvas = read_canvas(index, record)
+        assert canvas.shape == (record.height, record.width, 3)
+        assert not canvas[record.height // 2 :].any()
+        assert canvas[: record.height // 2, : record.width // 2].any()
+
+
+def test_a_padded_set_is_measured_and_cut_as_it_is(tmp_path: Path) -> None:
+    root = mini_coco(tmp_path / "mini", splits=("train",))
+    make(root, tmp_path / "pad", SparseRule(None), pad=(2, 2))
+    make(tmp_path / "pad", tmp_path / "none", Fraction("0.05"))
+    make(tmp_path / "pad", tmp_path / "copy", Fraction("0.05"), images="copy")
+    for out in ("none", "copy"):
+        index = open_index(tmp_path / out, "train")
+        assert [record.image_id for record in index.records] == [7, 5]
+        assert index.padding == (2, 2)
+        assert read_canvas(index, index.records[0]).shape == (60, 80, 3)
+    measured = [(row["object_pixels"], row["width"]) for row in rows(tmp_path / "none")]
+    assert measured == [("160", "80"), ("150", "60"), ("0", "32")]
+    with pytest.raises(UsageError, match="padded already"):
+        make(tmp_path / "pad", tmp_path / "twice", SparseRule(None), pad=(2, 2))
