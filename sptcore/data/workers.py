@@ -12,8 +12,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import connection
 from typing import Any, TypeVar
@@ -93,7 +92,9 @@ def _ahead(
                 return
             yield waiting[0][1].result()
             waiting.popleft()
-    except BrokenProcessPool as error:
+    except Exception as error:
+        if not isinstance(error, BrokenExecutor) and not type(error).__module__.startswith("distributed."):
+            raise
         lost = [name for name, future in waiting if not future.done() or future.exception() is not None]
         under_work = f"; under work were {'; '.join(lost[:3])}" if lost else ""
         raise ResourceError(f"a worker process died{under_work}", hint=FEWER_JOBS) from error

@@ -96,5 +96,15 @@ def test_the_executor_of_a_dask_scheduler(monkeypatch: pytest.MonkeyPatch) -> No
         named_executor("dask://none:1")
 
 
+def test_a_death_in_a_cluster_is_told_like_any_other() -> None:
+    lost = type("KilledWorker", (Exception,), {"__module__": "distributed.scheduler"})
+
+    def fail(item: int) -> int:
+        raise lost(item)
+
+    with ThreadPoolExecutor(1) as executor, pytest.raises(ResourceError, match="died; under work were item 0"):
+        list(map_in_order(fail, range(3), executor=executor, describe=lambda item: f"item {item}"))
+
+
 def test_processors_are_counted() -> None:
     assert 1 <= usable_processors() <= (os.cpu_count() or 1)
