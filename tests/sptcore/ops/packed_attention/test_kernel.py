@@ -12,7 +12,7 @@ from sptcore.ops.packed_attention.operator import attend_rows
 from sptcore.ops.packing import plan_packing
 from tests.sptcore.ops.test_packing import random_mask
 from tests.support.interpreter import SHARED_LIMIT, build_for_sm90, compiled_kernels, run_interpreted
-from tests.support.numerics import assert_rounds_like_on_average
+from tests.support.numerics import assert_rounds_like_on_average, assert_same
 
 CASES_FILE = Path(__file__).with_name("interpreted_kernel.py")
 TRITON_TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
@@ -77,18 +77,20 @@ def test_compiles_for_sm90_without_spills(step, dtype, head_dim, window, bias, m
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def on_device(counts, window, scope, by, dtype, device, impl):
-    """Output and every gradient, float64 on the CPU, of inputs rounded to `dtype` (the table to fp32)."""
+def results(case, dtype, device, impl, rounded_to=None):
+    """Output and every gradient, on the CPU, of inputs rounded to `rounded_to` (the table to fp32)."""
+    counts, window, scope, by = case
     packing = plan_packing(random_mask(counts).to(device), window, window // 2)
     generator = torch.Generator().manual_seed(7)
-    rounding = torch.float32 if dtype == torch.float64 else dtype
-    rows = torch.randn(4, packing.num_tokens, 3, 32, generator=generator)
-    leaves = [row.to(rounding).to(device, dtype).requires_grad_() for row in rows[:3]]
-    table = torch.randn((2 * window - 1) ** 2, 3, generator=generator).to(device).requires_grad_()
-    bias = PositionBias(table.to(torch.float64) if dtype == torch.float64 else table, window, by) if by else None
+    rows = torch.randn(4, packing.num_tokens, 3, 32, generator=generator).to(rounded_to or dtype).to(device, dtype)
+    leaves = [row.clone().requires_grad_() for row in rows[:3]]
+    table = torch.randn((2 * window - 1) ** 2, 3, generator=generator).to(
+        device, torch.promote_types(dtype, torch.float32)
+    )
+    bias = PositionBias(table.requires_grad_(), window, by) if by else None
     out = packed_attention(*leaves, packing, bias, scope, impl)
-    out.backward(rows[3].to(rounding).to(device, dtype))
-    return [tensor.detach().cpu() for tensor in (out, *(leaf.grad for leaf in leaves), *([table.grad] if by else []))]
+    out.backward(rows[3])
+    return [value.detach().cpu() for value in (out, *(leaf.grad for leaf in leaves), *([table.grad] if by else []))]
 
 
 @pytest.mark.gpu
@@ -99,31 +101,19 @@ def on_device(counts, window, scope, by, dtype, device, impl):
 def test_on_a_gpu_rounds_like_the_reference(dtype, window, scope, by):
     """O27 on the device: at most twice the reference's own rounding error."""
     case = ((0, 1, 48, 49, 50, 145), window, scope, by)
-    exact = on_device_exact(case, dtype)
-    reference = on_device(*case, dtype, "cuda", "reference")
-    kernel = on_device(*case, dtype, "cuda", "kernel")
+    exact = results(case, torch.float64, "cpu", "reference", rounded_to=dtype)
+    reference = results(case, dtype, "cuda", "reference")
+    kernel = results(case, dtype, "cuda", "kernel")
     for found, other, true in zip(kernel, reference, exact, strict=True):
         assert_rounds_like_on_average(found, other, true)
-
-
-def on_device_exact(case, dtype):
-    """The reference in float64 on the CPU, from the inputs that a run in `dtype` sees."""
-    counts, window, scope, by = case
-    packing = plan_packing(random_mask(counts), window, window // 2)
-    generator = torch.Generator().manual_seed(7)
-    rows = torch.randn(4, packing.num_tokens, 3, 32, generator=generator).to(dtype).double()
-    leaves = [row.clone().requires_grad_() for row in rows[:3]]
-    table = torch.randn((2 * window - 1) ** 2, 3, generator=generator).double().requires_grad_()
-    out = packed_attention(*leaves, packing, PositionBias(table, window, by) if by else None, scope, "reference")
-    out.backward(rows[3])
-    return [out.detach(), *(leaf.grad for leaf in leaves), *([table.grad] if by else [])]
 
 
 @pytest.mark.gpu
 @needs_gpu
 def test_on_a_gpu_two_runs_are_bit_equal():
-    case = ((17, 130, 0, 50), 7, "image", "spatial", torch.bfloat16, "cuda", "kernel")
-    assert all(torch.equal(a, b) for a, b in zip(on_device(*case), on_device(*case), strict=True))
+    case = ((17, 130, 0, 50), 7, "image", "spatial")
+    first, second = (results(case, torch.bfloat16, "cuda", "kernel") for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.gpu
@@ -139,3 +129,14 @@ def test_on_a_gpu_runs_in_a_cuda_graph():
         captured, _ = attend_rows(*rows, *places)
     graph.replay()
     assert torch.equal(captured, expected)
+
+
+@pytest.mark.parametrize("by", ["spatial", None])
+def test_the_gpu_comparison_itself(by):
+    """The road of the GPU tests, walked on the CPU by the reference."""
+    case = ((0, 1, 50), 7, "image", by)
+    exact = results(case, torch.float64, "cpu", "reference", rounded_to=torch.float32)
+    again = results(case, torch.float32, "cpu", "reference")
+    for found, true in zip(again, exact, strict=True):
+        assert found.dtype == torch.float32
+        assert_same(found, true, tolerance=1e-5)
