@@ -16,7 +16,7 @@ from sptcore.runs.weights import WeightsInfo, load_weights
 from sptcore.tasks import TASKS
 from sptcore.tasks.base import ModelSpec, Task
 
-_GATE = re.compile(r"(^|\.)gate\.(weight|bias)$")
+_OPTIONAL = re.compile(r"(^|\.)(gate|norms\.\d)\.(weight|bias)$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +32,8 @@ class LoadedModel:
 def load_model(run: Run, *, device: torch.device | str = "cpu", **backbone: Any) -> LoadedModel:
     """The model of a run or a weights file; `backbone` settings replace those it was trained with.
 
-    Only settings without parameters of their own fit (eval_packing, select_threshold, selector ...); gates that another
-    selector has no use for are left out. Raises IntegrityError when the weights do not fit, DataError without any.
+    Only settings without parameters of their own fit (eval_packing, select_threshold, selector ...); gates, and the norm
+    before s0, that the replaced settings have no use for are left out. Raises IntegrityError when the weights do not fit, DataError without any.
     """
     tensors, info = load_weights(run.weights)
     spec = parse_spec(info)
@@ -43,8 +43,9 @@ def load_model(run: Run, *, device: torch.device | str = "cpu", **backbone: Any)
         raise IntegrityError(f"weights of a task this version does not know: {spec.task!r}", where=str(info.path))
     task = TASKS[spec.task]
     model = task.build_model(spec)
-    if not spec.backbone.uses_gates:
-        tensors = {name: tensor for name, tensor in tensors.items() if not _GATE.search(name)}
+    if backbone:
+        own = model.state_dict()
+        tensors = {name: tensor for name, tensor in tensors.items() if name in own or not _OPTIONAL.search(name)}
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

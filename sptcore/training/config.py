@@ -35,7 +35,7 @@ class TrainConfig(BaseModel):
     task: Literal["detect"] = _setting("detect", "what is learned: detect = boxes, and masks where the data has them")
     heads: Literal["auto", "standard", "small"] = _setting(
         "auto",
-        "detector heads: standard (FPN 256, strides 4 to 64), small (FPN 64, strides 8 to 32); auto: small for nano",
+        "detector heads: standard (FPN 256, strides 4 to 64), small (FPN 48, strides 8 to 32); auto: small for nano",
     )
 
     data: str = _setting("sample", "data set: a name (coco, bdd, voc, sample ...) or a path")

@@ -99,7 +99,7 @@ def _imagenet_state(variant: str) -> dict[str, Tensor]:
         raise UsageError(f"there are no ImageNet weights for {variant}", hint="for spt-t, spt-s, spt-b and their Swins")
     weights: Any = get_model_weights(f"swin_{size}")
     try:
-        return weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+        return weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         url = weights.IMAGENET1K_V1.url
         hint = "fetch the file yourself and name it: --init FILE"

@@ -49,7 +49,8 @@ def _try(config: TrainConfig, device: torch.device, progress: Progress) -> Trial
     state = TrainState(model, build_optimizer(model, config))
     step = Stepper(config, prepared.task, model, device, ALONE)
     sampler = EpochSampler(len(prepared.train), config.batch, config.seed)
-    steps_per_epoch = EpochSampler(len(prepared.train), config.batch * config.accum).steps_per_epoch
+    dealt = EpochSampler(len(prepared.train), config.batch * config.accum, world=config.devices)
+    steps_per_epoch = dealt.steps_per_epoch
     seconds, loss = 0.0, 0.0
     for _ in range(2):
         started = time.perf_counter()

@@ -71,6 +71,13 @@ def test_each_map_is_a_mean_over_the_valid_tokens_of_all_images() -> None:
     assert float(loss) == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_combined_score_is_supervised_not_the_own_gates() -> None:
+    """3(f): the s of Eq. 4, raised by the finer scale."""
+    truth = {16: labels(1, 2, 4, 4)}
+    raised = placed(40 * (2 * truth[16].float() - 1), own_logits=torch.zeros(2, 4, 4))
+    assert select_loss(Features(MAPS, (raised,)), truth) < 1e-6
+
+
 def test_selection_without_a_gate_is_not_supervised() -> None:
     features = Features(MAPS, (placed(torch.zeros(1, 4, 4), gated=False),))
     assert supervised(features) == []

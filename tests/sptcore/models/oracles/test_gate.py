@@ -151,6 +151,18 @@ def test_o18_scores_travel_from_stage_to_stage(sizes):
             assert torch.equal(one.logits, torch.maximum(one.own_logits, prior))
 
 
+def test_the_last_block_of_a_stage_speaks_for_it():
+    """Eq. 2 and 3: what stage 4 hears is the score of stage 3's last block, not of its first."""
+    model = randomise(HierarchicalBackbone(small_config())).eval()
+    for gate in (model.gate, *(block.selector.gate for block in model.stages[3].blocks)):
+        gate.bias.data.fill_(-50.0)
+    first, last, *coarser = (placed.selection for placed in model(tokens(2, 3, 96, 128)).selections)
+    heard, unheard = coarsen(last.logits, last.valid), coarsen(first.logits, first.valid)
+    assert not torch.equal(heard, unheard)
+    for one in coarser:
+        assert torch.equal(one.logits, heard)
+
+
 def test_without_propagation_every_block_is_on_its_own():
     model = randomise(HierarchicalBackbone(small_config(score_propagation=False))).eval()
     features = model(tokens(1, 3, 64, 64))
