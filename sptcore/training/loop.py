@@ -320,7 +320,7 @@ class Trainer:
             if content["torch"] != str(torch.__version__):
                 self._warn(f"the checkpoint is from torch {content['torch']}, this is {torch.__version__}")
         if self.group.is_leader:
-            self.log.rewind(self.state.step)
+            self.log.rewind(self.state.step, validated=self.state.evaluated_at == self.state.step)
             self.run.log(f"resumed at step {self.state.step}")
         self.progress.note(f"resumed at step {self.state.step} of {self.total_steps}")
 

@@ -37,7 +37,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_settings_come_from_flags_sets_and_the_preset(run: Run, data: Path) -> None:
     settings = run.config["train"]
     assert (settings["data"], settings["res"], settings["batch"], settings["crop_prob"]) == (str(data), "64x64", 2, 0.5)
-    assert (settings["model"], settings["select_loss_weight"], settings["preset"]) == ("spt-nano", 0.1, "sample")
+    assert (settings["model"], settings["select_loss_weight"], settings["preset"]) == ("spt-nano", 0.2, "sample")
 
 
 def test_the_config_file_of_a_run_runs_it_again(run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,22 +37,25 @@ def test_the_launcher_returns_the_code_of_the_first_to_fail(code: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_stop_and_go_on_bit_for_bit(tmp_path: Path) -> None:
+def test_two_processes_go_on_bit_for_bit(tmp_path: Path) -> None:
+    """A run of four steps, and a copy of it that has lost everything after its first."""
     data = mini_data(tmp_path / "data")
-    env = {"OMP_NUM_THREADS": "1"}
 
     def train(*arguments: object) -> None:
-        ran = spt_process("train", *arguments, "--json", env=env)
+        ran = spt_process("train", *arguments, "--json", env={"OMP_NUM_THREADS": "1"})
         assert ran.code == 0, ran.err
         assert ran.document["ok"] is True
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train("--data", data, *QUICK, "--devices", 2, "--run-dir", whole)
-    train("--data", data, *QUICK, "--devices", 2, "--run-dir", parts, "--max-steps", 1)
-    train("--resume", parts, "--max-steps", 4)
+    train("--data", data, *QUICK, "--devices", 2, "--run-dir", whole, "--save-every", "1it", "--keep", 9)
+    shutil.copytree(whole, parts)
+    for path in (parts / "checkpoints").iterdir():
+        if not path.name.startswith("step-00000001"):
+            path.unlink()
+    train("--resume", parts)
     one, other = (load_checkpoint(folder / "checkpoints" / "last.pt") for folder in (whole, parts))
     assert one["step"] == other["step"] == 4
-    for part in ("model", "optimizer"):
-        assert difference(one[part], other[part]) is None
+    assert difference({**one, "config": ""}, {**other, "config": ""}) is None
     rows = [[row for row in Run(folder).metrics() if "loss" in row] for folder in (whole, parts)]
     assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+    assert len(rows[0]) == 4

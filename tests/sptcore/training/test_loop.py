@@ -201,6 +201,31 @@ def test_a_signal_during_validation_stops_it_and_it_is_done_on_resume(
     assert difference(final_state(whole), final_state(run)) is None
 
 
+def test_a_crash_after_a_validation_made_up_for_leaves_one_row_of_it(
+    whole: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop in a validation, a resume that does it, a crash before the next checkpoint, a resume."""
+    real = loop.evaluate_model
+
+    def be_told(*arguments: Any, **named: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **named)
+
+    def crash(self: Stepper, state: Any, batches: Any) -> StepResult:
+        raise Crash
+
+    run = new_run("train", "tiny", folder=tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate_model", be_told)
+        fit(tiny_config(data), run)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "__call__", crash)
+        with pytest.raises(Crash):
+            fit(tiny_config(data), run, resume=True)
+    fit(tiny_config(data), run, resume=True)
+    assert difference(final_state(whole), final_state(run)) is None
+
+
 def test_time_is_up_before_the_first_step(whole: Run, data: Path, tmp_path: Path) -> None:
     run = new_run("train", "tiny", folder=tmp_path / "run")
     report = fit(tiny_config(data), run, time_limit=0.0)
