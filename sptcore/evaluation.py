@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,7 @@ from sptcore.runs.device import pick_device
 from sptcore.runs.models import LoadedModel, load_model, parse_spec
 from sptcore.tasks.base import BlockCounts
 from sptcore.tasks.coco_metrics import BACKENDS, METRICS, CocoScores
+from sptcore.training.config import make_config
 from sptcore.training.datasets import ImageDataset, WholeImage
 from sptcore.training.evaluate import Evaluation, ImageTokens, Running, evaluate_model, score
 from sptcore.training.loading import default_workers
@@ -136,7 +137,8 @@ def evaluate(
     settings = settings or EvaluationSettings()
     if settings.backend not in BACKENDS:
         raise UsageError(f"no back end '{settings.backend}'", hint=", ".join(BACKENDS))
-    data = settings.data or _data_of(run)
+    settings = _on_data(run, settings)
+    data = settings.data or "sample"
     index = open_index(
         data,
         settings.split,
@@ -157,14 +159,23 @@ def evaluate(
     return report
 
 
-def _data_of(run: Run | None) -> str:
-    """The data a run was validated on, or its weights were trained on."""
+def _on_data(run: Run | None, settings: EvaluationSettings) -> EvaluationSettings:
+    """The settings with a data set: the one asked for, else the one the run was validated on and where it lies."""
+    if settings.data is not None:
+        return settings
     if run is None:
         raise UsageError("a results file needs a data set to be scored on", hint="add --data NAME")
-    if run.folder is not None:
-        trained = run.config.get("train", {})
-        return str(trained.get("val_data") or trained.get("data") or "sample")
-    return str(run.info.notes.get("data") or "sample")
+    if run.folder is None:
+        return replace(settings, data=str(run.info.notes.get("data") or "sample"))
+    trained = make_config(run.config.get("train", {}), where=str(run.home / "config.toml"))
+    return replace(
+        settings,
+        data=trained.val_data or trained.data,
+        root=settings.root or trained.root,
+        ann=settings.ann or trained.ann,
+        format=trained.format if settings.format == "auto" else settings.format,
+        size=settings.size or trained.size,
+    )
 
 
 def _score_file(path: Path, index: DatasetIndex, data: str, settings: EvaluationSettings) -> EvaluationReport:

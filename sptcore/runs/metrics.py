@@ -27,9 +27,11 @@ class MetricsLog:
         with self._jsonl.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
 
-    def rewind(self, step: int) -> None:
-        """Forget the rows after `step`, which a resumed run writes again."""
+    def rewind(self, step: int, *, validated: bool = True) -> None:
+        """Forget the rows after `step`, which a resumed run writes again; unless `validated`, its validation too."""
         rows = [row for row in read_metrics(self._jsonl, torn_end=True) if row["step"] <= step]
+        if not validated:
+            rows = [row for row in rows if row["step"] < step or not any(name.startswith("val.") for name in row)]
         write_atomically(self._jsonl, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_csv(self) -> None:

@@ -32,8 +32,9 @@ class LoadedModel:
 def load_model(run: Run, *, device: torch.device | str = "cpu", **backbone: Any) -> LoadedModel:
     """The model of a run or a weights file; `backbone` settings replace those it was trained with.
 
-    Only settings without parameters of their own fit (eval_packing, select_threshold, selector ...); gates, and the norm
-    before s0, that the replaced settings have no use for are left out. Raises IntegrityError when the weights do not fit, DataError without any.
+    Only settings without parameters of their own fit (eval_packing, select_threshold, selector ...); gates, and the
+    norm before s0, that the replaced settings have no use for are left out. Raises IntegrityError when the weights do
+    not fit, DataError without any.
     """
     tensors, info = load_weights(run.weights)
     spec = parse_spec(info)

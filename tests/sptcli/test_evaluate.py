@@ -44,6 +44,15 @@ def test_a_run_is_evaluated_on_its_own_data(run: Run, data: Path) -> None:
     assert document["figures"]["bbox.AP"] == pytest.approx(last["val.bbox.AP"], abs=1e-12)
 
 
+def test_a_run_remembers_where_its_data_lies(tmp_path: Path) -> None:
+    """A set found by name under --root: the command that training tells comes without the root."""
+    mini_data(tmp_path / "sets" / "coco")
+    home = tiny_run(tmp_path / "run", Path("coco"), max_steps=1, root=str(tmp_path / "sets")).run.home
+    ran = spt("evaluate", home, "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.document["data"], ran.document["images"]) == ("coco", 3)
+
+
 def test_tables_for_people(run: Run) -> None:
     ran = spt("evaluate", run.home, "--per-class", "--by-ratio", ".05,.2", "--check-backends")
     assert ran.code == 0, ran.err

@@ -34,3 +34,13 @@ def test_rewinding_forgets_later_rows_and_a_torn_end(tmp_path: Path) -> None:
         read_metrics(path)
     log.rewind(2)
     assert [row["step"] for row in read_metrics(path)] == [1, 2]
+
+
+def test_rewinding_to_a_step_whose_validation_is_due_again_forgets_that_row(tmp_path: Path) -> None:
+    log, path = filled(tmp_path), tmp_path / "metrics.jsonl"
+    log.append({"step": 3, "val.AP": 0.5})
+    log.rewind(3, validated=True)
+    assert len(read_metrics(path)) == 4
+    log.rewind(3, validated=False)
+    assert [sorted(row) for row in read_metrics(path) if row["step"] == 3] == [["loss", "step"]]
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]

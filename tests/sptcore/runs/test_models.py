@@ -18,7 +18,9 @@ from sptcore.tasks.base import ModelSpec
 def weights_of(folder: Path, **backbone: Any) -> Path:
     task = TASKS["detect"]
     heads = task.heads_config("small", "spt-nano")
-    spec = ModelSpec("detect", "spt-nano", backbone_config("spt-nano", **backbone), heads, ((1, "cup"),), True, (64, 64))
+    spec = ModelSpec(
+        "detect", "spt-nano", backbone_config("spt-nano", **backbone), heads, ((1, "cup"),), True, (64, 64)
+    )
     path = folder / "w.safetensors"
     save_weights(path, task.build_model(spec).state_dict(), spec.to_dict())
     return path
