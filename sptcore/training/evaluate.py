@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +16,8 @@ from sptcore.tasks.base import Batch, BlockCounts, ModelSpec, Task, add_counts, 
 from sptcore.tasks.coco_metrics import CocoScores, coco_scores
 from sptcore.training.datasets import ImageDataset
 from sptcore.training.ground_truth import coco_truth
-from sptcore.training.loading import BatchLoader
-from sptcore.training.sampler import EpochSampler
+from sptcore.training.loading import BatchLoader, padded_size
+from sptcore.training.sampler import Draw
 from sptcore.training.state import by_stage
 from sptcore.training.stop import StopRequest
 
@@ -90,26 +89,37 @@ def evaluate_model(
 
     Raises Interrupted between two batches when `stop` has a cause.
     """
-    results: list[dict[str, Any]] = []
+    found: dict[int, list[dict[str, Any]]] = {}
     counts: list[BlockCounts] = []
     tokens: list[ImageTokens] = []
     model.eval()
     for batch in _batches(dataset, running, stop, progress):
         with torch.inference_mode():
             predictions, features = task.predict(model, batch, spec)
-            results += [entry for one in predictions for entry in one.to_coco()]
+            found |= {one.image_id: one.to_coco() for one in predictions}
             selected = block_counts(features, batch.select_labels)
             counts = add_counts(counts, selected) if selected else counts
             tokens += _image_tokens(batch, features)
+    results = [entry for record in index.records for entry in found[record.image_id]]
     scores = score(index, results, masks=spec.masks, backend=running.backend)
     return Evaluation(len(dataset), scores, counts, results, tokens)
 
 
+def alike_in_batches(dataset: ImageDataset, batch: int) -> list[list[Draw]]:
+    """Every image once, in batches of one frame: beside a larger image it would be padded further, and the dense blocks
+    would answer a little differently.
+    """
+    frames: dict[tuple[int, int], list[Draw]] = {}
+    for number, record in enumerate(dataset.records):
+        draw = Draw(0, number)
+        width, height = dataset.geometry(record, draw).out
+        frames.setdefault(padded_size(height, width), []).append(draw)
+    return [alike[first : first + batch] for alike in frames.values() for first in range(0, len(alike), batch)]
+
+
 def _batches(dataset: ImageDataset, running: Running, stop: StopRequest | None, progress: Progress) -> Iterator[Batch]:
-    """Every image once, in the order of the data set, on the device."""
-    sampler = EpochSampler(len(dataset), running.batch, shuffle=False)
-    draws = list(sampler.batches(0))
-    draws[-1] = draws[-1][: len(dataset) - running.batch * (len(draws) - 1)]
+    """Every image once, on the device."""
+    draws = alike_in_batches(dataset, running.batch)
     with BatchLoader(dataset, workers=running.workers, pin=running.device.type == "cuda") as loader:
         for batch in track(loader.batches(draws), progress, "evaluating", len(draws)):
             if stop is not None and stop.cause:
@@ -121,7 +131,7 @@ def _image_tokens(batch: Batch, features: Features) -> list[ImageTokens]:
     if not features.selections:
         return []
     selected = torch.stack([one.selection.counts for one in features.selections], dim=1).tolist()
-    frames = [(32 * math.ceil(height / 32), 32 * math.ceil(width / 32)) for height, width in batch.image_sizes.tolist()]
+    frames = [padded_size(height, width) for height, width in batch.image_sizes.tolist()]
     rows = zip(batch.image_ids, frames, selected, strict=True)
     return [ImageTokens(image_id, frame, tuple(counts)) for image_id, frame, counts in rows]
 

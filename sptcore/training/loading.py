@@ -53,7 +53,7 @@ class ArrayBatch:
 def collate(samples: Sequence[Sample]) -> ArrayBatch:
     """Pad the samples right and bottom to one size, a multiple of 32, images and label grids alike."""
     shapes = [sample.image.shape for sample in samples]
-    height, width = (_DIVISOR * math.ceil(max(shape[axis] for shape in shapes) / _DIVISOR) for axis in (0, 1))
+    height, width = padded_size(max(shape[0] for shape in shapes), max(shape[1] for shape in shapes))
     images = np.zeros((len(samples), 3, height, width), dtype=np.uint8)
     for row, sample in zip(images, samples, strict=True):
         row[:, : sample.image.shape[0], : sample.image.shape[1]] = sample.image.transpose(2, 0, 1)
@@ -65,6 +65,11 @@ def collate(samples: Sequence[Sample]) -> ArrayBatch:
         targets=[sample.target for sample in samples],
         grids=_stack_grids([sample.grids for sample in samples], height, width),
     )
+
+
+def padded_size(height: int, width: int) -> tuple[int, int]:
+    """The frame of an image alone in its batch: both sides up to a multiple of 32."""
+    return _DIVISOR * math.ceil(height / _DIVISOR), _DIVISOR * math.ceil(width / _DIVISOR)
 
 
 def _stack_grids(grids: Sequence[Grids | None], height: int, width: int) -> Grids | None:

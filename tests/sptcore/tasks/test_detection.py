@@ -11,11 +11,12 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from sptcore.errors import UsageError
+from sptcore.models.backbone import Features
 from sptcore.models.variants import backbone_config
 from sptcore.tasks import TASKS
 from sptcore.tasks.base import Batch, ModelSpec
 from sptcore.tasks.detection import Detections
-from sptcore.tasks.detector import HEADS, Anchors, BoxDetector, MaskDetector, Normalise, RoIAlign
+from sptcore.tasks.detector import HEADS, Anchors, BoxDetector, DetectorOutput, MaskDetector, Normalise, RoIAlign
 
 TASK = TASKS["detect"]
 CATEGORIES = ((3, "cup"), (0, "plate"), (90, "spoon"))
@@ -209,3 +210,27 @@ def test_anchors_are_exact_in_bfloat16() -> None:
     (found,) = anchors(images, [torch.zeros(1, 4, 512, 8, dtype=torch.bfloat16)])
     assert found.dtype == torch.float32
     assert found[-1].tolist() == [28.0 - 16, 2044.0 - 16, 28.0 + 16, 2044.0 + 16]
+
+
+class Finds(nn.Module):
+    """A detector that always finds the same: one box of each class in a frame of 40 x 20 (width x height)."""
+
+    def forward(self, images: torch.Tensor, *_: object) -> DetectorOutput:
+        boxes = torch.tensor([[4.0, 2.0, 20.0, 10.0]] * 3)
+        found = {"boxes": boxes, "labels": torch.tensor([1, 2, 3]), "scores": torch.tensor([0.9, 0.8, 0.7])}
+        found["masks"] = torch.ones(3, 1, 28, 28)
+        return DetectorOutput({}, [found], Features({}))
+
+
+def test_outputs_become_the_data_sets_ids_in_the_pixels_of_the_file() -> None:
+    """Output n is category n; x scales with the width (2.5 here), y with the height (3); masks lie in their boxes."""
+    images = torch.zeros(1, 3, 32, 64, dtype=torch.uint8)
+    (one,), _ = TASK.predict(
+        Finds(), Batch(images, torch.tensor([[20, 40]]), torch.tensor([[60, 100]]), [7]), make_spec()
+    )
+    assert one.category_ids.tolist() == [3, 0, 90]
+    assert one.boxes_xyxy.tolist() == [[10.0, 6.0, 50.0, 30.0]] * 3
+    assert one.masks is not None
+    left, top, width, height = coco_mask.toBbox(one.masks[0]).tolist()
+    assert one.masks[0]["size"] == [60, 100]
+    np.testing.assert_allclose([left, top, left + width, top + height], [10, 6, 50, 30], atol=1.5)
