@@ -76,7 +76,9 @@ def command(
         str | None, typer.Option("--data", metavar="DATA", help="take select ratios from these images")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="images that ratios are taken from")] = 32,
-    classes: Annotated[int, typer.Option("--classes", min=1, help="categories of the detector's heads")] = 80,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=1, help="categories of the heads (80; with --weights, theirs)")
+    ] = None,
     seed: options.Seed = 0,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help=".csv, .md or .json")] = None,
     split: options.Split = "val",

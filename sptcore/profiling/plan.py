@@ -39,6 +39,7 @@ class ProfilePlan:
     """Who is profiled. `models`: names; with `weights` (a run, a file, last, auto) the trained model comes after them.
 
     `ratios` are forced; before them comes that of real images where `data` or `weights` say so. `size`: width, height.
+    `categories` of the heads: None means those of the trained model, and 80 without one.
     """
 
     models: tuple[str, ...]
@@ -46,18 +47,25 @@ class ProfilePlan:
     ratios: tuple[float, ...] = AUTO_RATIOS
     weights: str | None = None
     data: DataChoice | None = None
-    categories: int = 80
+    categories: int | None = None
 
 
 def subjects(plan: ProfilePlan, device: torch.device, progress: Progress = SILENT) -> tuple[Subject, ...]:
     """The subjects of a plan. Raises UsageError, DataError or IntegrityError for models, data or weights that fail."""
-    found = [subject(name, plan.ratios, categories=plan.categories) for name in plan.models]
+    trained = None if plan.weights is None else _trained(plan, device, progress)
+    found = [_beside(trained, name, plan) for name in plan.models]
     if plan.data is not None:
         index = plan.data.index()
         found = [_with_labels(one, index, plan, progress) for one in found]
-    if plan.weights is not None:
-        found.append(_trained(plan, device, progress))
-    return tuple(found)
+    return tuple(found if trained is None else [*found, trained])
+
+
+def _beside(trained: Subject | None, name: str, plan: ProfilePlan) -> Subject:
+    """A named model; its heads find what those of the trained model find, or the two would not compare."""
+    if trained is None:
+        return subject(name, plan.ratios, categories=plan.categories or 80)
+    one = subject(name, plan.ratios, categories=plan.categories or trained.shape.categories)
+    return replace(one, shape=replace(one.shape, masks=trained.shape.masks))
 
 
 def _with_labels(one: Subject, index: DatasetIndex, plan: ProfilePlan, progress: Progress) -> Subject:

@@ -82,6 +82,16 @@ def test_a_plan_puts_real_ratios_before_forced_ones(weights: Path) -> None:
     assert (trained.shape.categories, trained.shape.heads) == (2, HEADS["small"])
 
 
+def test_models_beside_trained_weights_have_heads_for_the_same_categories(weights: Path, tmp_path: Path) -> None:
+    plan = ProfilePlan(("swin-nano",), (128, 128), (0.5,), str(weights), DataChoice("sample", limit=1))
+    rival, trained = subjects(plan, CPU)
+    assert rival.shape == trained.shape
+    assert (rival.shape.categories, rival.shape.masks) == (2, True)
+    assert subjects(replace(plan, categories=5), CPU)[0].shape.categories == 5
+    (alone,) = subjects(replace(plan, weights=None, data=None), CPU)
+    assert alone.shape.categories == 80
+
+
 def test_auto_ratios_without_data_or_weights() -> None:
     (one,) = subjects(ProfilePlan(("spt-t",), (64, 64)), CPU)
     assert [selection.ratios for selection in one.selections] == [(ratio,) * 8 for ratio in AUTO_RATIOS]
