@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from sptcore.models.attention.base import Attended, Attention
+from sptcore.models.attention.spa import SelectPackAttention
 from sptcore.models.layers import DropPath, Mlp
 from sptcore.models.selectors import TokenContext
 from sptcore.models.streaming import pieces, streams
+from sptcore.ops.attend_selected import must_not_wait
+from sptcore.ops.backend import is_traced
 from sptcore.ops.packing import Packing, gather, scatter
 from sptcore.ops.selection import Selection
 
@@ -50,9 +53,17 @@ class Block(nn.Module):
         """`x` (B, H, W, C) -> BlockOutput with tokens of the same shape."""
         normed = self.norm1(x)
         selection = None if self.selector is None else self.selector(x, normed, context)
+        if selection is not None and isinstance(self.attn, SelectPackAttention) and self._replays(x):
+            x = self.attn.add_selected(x, normed, selection)
+            return BlockOutput(x + self.mlp(self.norm2(x)), selection)
         attended = self.attn(normed, selection)
         finish = self._finish_in_pieces if streams(self, x) else self._finish
         return BlockOutput(finish(x, normed, attended, selection), selection, attended.packing)
+
+    def _replays(self, x: Tensor) -> bool:
+        """Whether the number of tokens must stay on the device, as when a CUDA graph of an evaluation is captured."""
+        plain = self.bypass == "identity" and not self.training and not torch.is_grad_enabled() and not is_traced()
+        return plain and must_not_wait(x)
 
     def _finish(self, x: Tensor, normed: Tensor, attended: Attended, selection: Selection | None) -> Tensor:
         """Both residual branches."""

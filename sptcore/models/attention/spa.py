@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sptcore.models.attention.base import Attended, Attention
 from sptcore.models.streaming import PIECE_TOKENS, streams
+from sptcore.ops.attend_selected import PackingRule, Projections, attend_selected
 from sptcore.ops.packed_attention import PositionBias, packed_attention
 from sptcore.ops.packing import Packing, gather, plan_packing, split_containers
 from sptcore.ops.selection import Selection
@@ -44,6 +45,12 @@ class SelectPackAttention(Attention):
         """The same a few containers at a time: no token sees another container."""
         parts = split_containers(packing, max(1, PIECE_TOKENS // self.container_len))
         return torch.cat([self._at_once(normed, gain, part) for _, part in parts] or [normed.flatten(0, 2)[:0]])
+
+    def add_selected(self, x: Tensor, normed: Tensor, selection: Selection) -> Tensor:
+        """x + the projected attention, by kernels that need not know how many tokens were selected; in evaluation."""
+        weights = Projections(self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias, self.num_heads)
+        rule = PackingRule(self.window_size, self.shift_size, self.eval_packing, self.container_len, self.scope)
+        return attend_selected(x, normed, selection, weights, rule, self.position_bias, impl="kernel")
 
     @property
     def position_bias(self) -> PositionBias | None:

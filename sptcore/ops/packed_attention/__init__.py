@@ -45,10 +45,7 @@ def packed_attention(
     `image_window` (and the same window: Swin without background). P = 0 gives an empty result and zero gradients.
     Raises ValueError for an unknown scope, a bias that does not fit, or a kernel that cannot run.
     """
-    if scope not in SCOPES:
-        raise ValueError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
-    if bias is not None:
-        _check_bias(bias, packing)
+    check_request(bias, scope, packing.container_len)
     chosen = choose_impl("packed_attention", impl, query.device, limit=kernel_limit(query))
     attend_in = _attend_by_kernel if chosen == "kernel" else _attend_by_reference
     return attend_in(query, key, value, packing, bias, scope)
@@ -110,11 +107,16 @@ def segment_ids(packing: Packing, scope: str) -> Tensor:
     return ids * (packing.grid[1] * packing.grid[2]) + packing.windows
 
 
-def _check_bias(bias: PositionBias, packing: Packing) -> None:
+def check_request(bias: PositionBias | None, scope: str, container_len: int) -> None:
+    """Raise ValueError for an unknown scope, and for a bias that does not fit containers of that length."""
+    if scope not in SCOPES:
+        raise ValueError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
+    if bias is None:
+        return
     if bias.by not in BIASES or bias.by == "none":
         raise ValueError(f"a bias goes by 'spatial' or 'slot', got {bias.by!r}")
-    if bias.by == "slot" and packing.container_len != bias.window_size**2:
+    if bias.by == "slot" and container_len != bias.window_size**2:
         raise ValueError(
             f"a bias by slot needs containers of window_size ** 2 = {bias.window_size**2} slots, "
-            f"not {packing.container_len}: use a spatial bias or none"
+            f"not {container_len}: use a spatial bias or none"
         )

@@ -53,22 +53,25 @@ def compact(mask: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor
     """Token index, image id and position (B*N,) int64 of the tokens selected by `mask` (B, N), and counts (B,) int64.
 
     `cells` (positions,) int64: the token at each place of the window order, N for a pad cell. The first sum(counts)
-    entries are the selected tokens in packing order; the rest of the three buffers is not written.
+    entries are the selected tokens in packing order; the rest of the three buffers is zero.
     """
     batch, num_tokens = mask.shape
-    if mask.device.type != "cuda" and not INTERPRETED:
-        raise ValueError("Triton kernels run on a CPU only when TRITON_INTERPRET=1 was set before their first use")
     sizes = (num_tokens, cells.numel(), BLOCK)
-    count: Any = _count[triton.cdiv(cells.numel(), BLOCK), batch]
-    write: Any = _write[triton.cdiv(cells.numel(), BLOCK), batch]
-    counts = torch.zeros(batch, triton.cdiv(cells.numel(), BLOCK), dtype=torch.int64, device=mask.device)
+    blocks = triton.cdiv(cells.numel(), BLOCK)
+    counts = torch.zeros(batch, blocks, dtype=torch.int64, device=mask.device)
     token_index, image_id, position = (
-        torch.empty(batch * num_tokens, dtype=torch.int64, device=mask.device) for _ in range(3)
+        torch.zeros(batch * num_tokens, dtype=torch.int64, device=mask.device) for _ in range(3)
     )
     if counts.numel():
         selected = mask.contiguous().view(torch.uint8)
-        with torch.cuda.device_of(mask):
-            count(selected, cells, counts, *sizes)
-            firsts = (counts.flatten().cumsum(0) - counts.flatten()).view_as(counts)
-            write(selected, cells, firsts, token_index, image_id, position, *sizes)
+        _launch(_count, (blocks, batch), selected, cells, counts, *sizes)
+        firsts = (counts.flatten().cumsum(0) - counts.flatten()).view_as(counts)
+        _launch(_write, (blocks, batch), selected, cells, firsts, token_index, image_id, position, *sizes)
     return token_index, image_id, position, counts.sum(1)
+
+
+def _launch(kernel: Any, grid: tuple[int, int], mask: Tensor, *arguments: Tensor | int) -> None:
+    if mask.device.type != "cuda" and not INTERPRETED:
+        raise ValueError("Triton kernels run on a CPU only when TRITON_INTERPRET=1 was set before their first use")
+    with torch.cuda.device_of(mask):
+        kernel[grid](mask, *arguments)
