@@ -251,7 +251,8 @@ def _read_picture(path: Path, kind: str, shape: tuple[int, int]) -> np.ndarray:
     if kind == "bdd-bitmask":  # R category, G attributes, B * 256 + A instance
         if pixels.ndim != 3 or pixels.shape[2] != 4:
             raise DataError("a BDD bitmask has four channels", where=str(path))
-        return pixels[..., 2].astype(np.uint16) * 256 + pixels[..., 3]
+        numbers = pixels[..., 2].astype(np.int32) * 256 + pixels[..., 3]
+        return np.where(pixels[..., 0] > 0, numbers, -1)
     if pixels.ndim != 2:
         raise DataError("a VOC mask is a palette picture", where=str(path))
     return pixels

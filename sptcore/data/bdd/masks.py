@@ -7,7 +7,7 @@ import math
 from sptcore.data.bdd.schema import Poly2D, RunLengths
 from sptcore.data.coco.schema import MAX_OUTLINE, MAX_POLYGON_NUMBERS
 from sptcore.data.records import Rle
-from sptcore.data.rle import RunLengthFault, compressed, decoded_counts, fill_fault
+from sptcore.data.rle import RunLengthFault, compressed, decoded_counts, fill_fault, without_empty_runs
 
 Point = tuple[float, float]
 
@@ -90,5 +90,7 @@ def run_lengths(code: RunLengths, width: int, height: int) -> Rle:
     fault = fill_fault(counts, height, width)
     if fault:
         raise MaskFault(fault)
-    text = code.counts.encode("ascii") if isinstance(code.counts, str) else compressed(counts, height, width)
-    return Rle(height, width, text)
+    plain = without_empty_runs(counts)
+    if isinstance(code.counts, str) and plain is counts:
+        return Rle(height, width, code.counts.encode("ascii"))
+    return Rle(height, width, compressed(plain, height, width))

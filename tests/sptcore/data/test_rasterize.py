@@ -240,6 +240,13 @@ class TestMaskPictures:
         one = box(0, 0, 9, 9, segmentation=MaskFile(tmp_path / "m.png", 256 + 44, "bdd-bitmask"))
         assert object_pixels(image(one)) == 60
 
+    def test_the_background_of_a_bitmask_is_not_instance_0(self, tmp_path: Path) -> None:
+        values = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+        values[2:8, 3:13] = (4, 0, 0, 0)
+        Image.fromarray(values).save(tmp_path / "m.png")
+        one = box(0, 0, 9, 9, segmentation=MaskFile(tmp_path / "m.png", 0, "bdd-bitmask"))
+        assert object_pixels(image(one)) == 60
+
     def test_wrong_pictures_are_errors(self, tmp_path: Path) -> None:
         Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "small.png")
         Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(tmp_path / "rgb.png")

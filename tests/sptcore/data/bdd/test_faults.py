@@ -11,6 +11,7 @@ from PIL import Image
 from sptcore.data import FORMATS
 from sptcore.data.format import Source
 from sptcore.data.rasterize import object_mask, object_ratio
+from sptcore.data.rle import compressed
 from sptcore.errors import DataError
 from tests.support.bdd import box_label, make_bdd, poly_label, read_bdd, read_frames
 
@@ -300,3 +301,18 @@ def test_a_thousand_mutilated_files_are_read_or_refused_in_one_line(tmp_path):
                     assert 0 <= y1 < y2 <= record.height
     assert 250 < len(refusals) < 1000
     assert all(error.where and "\n" not in str(error) for error in refusals)
+
+
+def test_run_lengths_padded_with_empty_runs_do_not_reach_pycocotools(tmp_path):
+    """It merges into a buffer of height x width + 1 counts, which these overrun."""
+    code = {"size": [4, 4], "counts": coco_mask_text([4, 12] + [0] * 2_000, 4, 4)}
+    labels = [{"category": "car", "rle": code}, {"category": "bus", "rle": code}]
+    index = read_frames(tmp_path, [{"name": "a.jpg", "size": {"width": 4, "height": 4}, "labels": labels}])
+    first, second = index.records[0].instances
+    assert first.segmentation == second.segmentation
+    assert len(first.segmentation.counts) == 2
+    assert object_ratio(index.records[0])[0] == 12
+
+
+def coco_mask_text(counts, height, width):
+    return compressed(counts, height, width).decode("ascii")
