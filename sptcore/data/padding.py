@@ -16,7 +16,7 @@ import numpy as np
 from sptcore.data.images import find_image, image_size, read_image
 from sptcore.data.rasterize import on_canvas
 from sptcore.data.records import DatasetIndex, ImageRecord
-from sptcore.errors import UsageError
+from sptcore.errors import DataError, UsageError
 from sptcore.progress import SILENT, Progress, track
 
 NO_PADDING = (1, 1)
@@ -95,20 +95,34 @@ def write_padded(
     padding: tuple[int, int],
     *,
     allow_truncated: bool = False,
+    follow_symlinks: bool = False,
     progress: Progress = SILENT,
 ) -> list[Path]:
     """Write the kept images of an index without padding into `folder`, padded, as PNG under the stem of their names.
 
-    Returns the files. Raises DataError for an image that cannot be read.
+    Returns the files. Raises DataError for an image that cannot be read, and for two that would share a file.
     """
     from PIL import Image
 
     ids, written = set(keep), []
     kept = [record for record in index.records if record.image_id in ids]
+    _refuse_shared_stems(index, kept)
     for record in track(kept, progress, "padding images"):
         target = (folder / record.file_name).with_suffix(".png")
         target.parent.mkdir(parents=True, exist_ok=True)
-        canvas = pad_image(read_canvas(index, record, allow_truncated=allow_truncated), padding)
+        image = read_canvas(index, record, allow_truncated=allow_truncated, follow_symlinks=follow_symlinks)
+        canvas = pad_image(image, padding)
         Image.fromarray(canvas).save(target, compress_level=6)
         written.append(target)
     return written
+
+
+def _refuse_shared_stems(index: DatasetIndex, records: Collection[ImageRecord]) -> None:
+    """Raise DataError for two images whose names differ in their ending only: both would be written to one PNG."""
+    names: dict[PurePosixPath, str] = {}
+    for record in records:
+        known = names.setdefault(PurePosixPath(record.file_name).with_suffix(".png"), record.file_name)
+        if known != record.file_name:
+            raise DataError(
+                f"{known!r} and {record.file_name!r} would be written to the same PNG", where=str(index.image_root)
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -116,3 +117,14 @@ def test_padding_that_is_none_is_a_usage_error(text):
 def test_padding_is_columns_then_rows():
     assert parse_padding("2x2") == (2, 2)
     assert parse_padding(" 3X1 ") == (3, 1)
+
+
+def test_two_images_are_not_written_to_one_file(tmp_path):
+    index = _index(make_tiny(tmp_path / "in"))
+    first, second = index.records[:2]
+    stem = first.file_name.rsplit(".", 1)[0]
+    twin = msgspec.structs.replace(second, file_name=f"{stem}.bmp")
+    index = msgspec.structs.replace(index, records=(first, twin))
+    with pytest.raises(DataError, match="same PNG"):
+        write_padded(index, [first.image_id, twin.image_id], tmp_path / "out", (2, 2))
+    assert not (tmp_path / "out").exists()
