@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from sptcore.data.sparse.measure import (
 )
 from sptcore.data.sparse.publish import (
     Placing,
+    check_files,
     place_images,
     split_document,
     verdicts,
@@ -41,6 +43,7 @@ from sptcore.files import TEMP_MARK, as_fault, atomic_folder
 from sptcore.progress import SILENT, Progress
 
 RATIOS = "ratios.csv"
+PLACED = ("images", "pad", "size")
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,11 @@ class _Build:
             hint = "choose another folder with --out, or remove this one yourself"
             raise EnvironmentFault("the output is a folder that make-sparse did not write", where=here, hint=hint)
         if not self.plan.force and not self.plan.resume:
-            raise EnvironmentFault("the output exists already", where=here, hint="add --force to replace it")
+            manifest = read_manifest(out)
+            if manifest is not None:
+                check_files(out, manifest)
+            state = "" if manifest is None else ", its files as its manifest says"
+            raise EnvironmentFault(f"the output exists already{state}", where=here, hint="add --force to replace it")
 
     def under_lock(self) -> SparseReport:
         """The build proper; nobody else writes `out` meanwhile."""
@@ -199,15 +206,31 @@ class _Build:
         manifest = read_manifest(self.out)
         if manifest is None:
             raise EnvironmentFault("the output exists already", where=str(self.out), hint="add --force to replace it")
-        for split in self._splits():
-            header = OpenSplit(self.source, formats()[self.source.format], split).header
-            known = manifest["splits"].get(split, {}).get("source", {}).get("sha256")
-            if manifest["rule"] != self.rule.as_document() or known != header.source_sha256:
-                raise IntegrityError(
-                    "the output is complete, but of another source or rule", where=str(self.out), hint="add --force"
-                )
-        self.progress.note(f"{self.out} is complete already")
+        placed = {key: manifest[key] for key in PLACED if key in manifest}
+        same = manifest.get("rule") == self.rule.as_document() and placed == self._placed()
+        splits = self._splits() if same else ()
+        if not same or set(manifest["splits"]) != set(splits) or not all(map(partial(self._is_of, manifest), splits)):
+            raise IntegrityError(
+                "the output is complete, but of another source or rule, or with its images in another place",
+                where=str(self.out),
+                hint="add --force to replace it",
+            )
+        check_files(self.out, manifest)
+        self.progress.note(f"{self.out} is complete already, its files as its manifest says")
         return SparseReport(self.out, manifest, built=False)
+
+    def _is_of(self, manifest: dict[str, Any], split: str) -> bool:
+        header = OpenSplit(self.source, formats()[self.source.format], split).header
+        return manifest["splits"][split].get("source", {}).get("sha256") == header.source_sha256
+
+    def _placed(self) -> dict[str, str]:
+        """What the manifest says of the images and of how they were read."""
+        padded, size = self.plan.pad != NO_PADDING, self.source.options.size
+        columns, rows = self.plan.pad if padded else self.source.padding
+        placed = {"images": "padded" if padded else self.plan.images}
+        if (columns, rows) != NO_PADDING:
+            placed["pad"] = f"{columns}x{rows}"
+        return placed if size is None else placed | {"size": f"{size[0]}x{size[1]}"}
 
     def run(self, folder: Path | None, earlier: Earlier) -> SparseReport:
         """Measure and cut every split; with `folder` None nothing is written."""
@@ -218,7 +241,7 @@ class _Build:
             for note in opened.header.notes:
                 self.progress.note(f"{split}: {note}")
             pixels = self.rule.pixel_rule(opened.header.categories)
-            mark = fingerprint(opened.header, opened.n_images, pixels)
+            mark = fingerprint(opened.header, opened.n_images, pixels, self.source.options)
             earlier.claim(split, mark)
             parts = self._measure(opened, measurer(pixels), earlier)
             if self.plan.shard is not None:
@@ -315,8 +338,15 @@ class _Build:
             chosen = set(names)
             index = opened.index()
             ids = {record.image_id for record in index.records if record.file_name in chosen}
-            truncated, progress = plan.allow_truncated, self.progress
-            write_padded(index, ids, folder / below, plan.pad, allow_truncated=truncated, progress=progress)
+            write_padded(
+                index,
+                ids,
+                folder / below,
+                plan.pad,
+                allow_truncated=plan.allow_truncated,
+                follow_symlinks=self.source.options.follow_symlinks,
+                progress=self.progress,
+            )
             return below.as_posix()
         follow = self.source.options.follow_symlinks
         root = header.image_root
@@ -331,12 +361,7 @@ class _Build:
             self.progress.warn("no image is kept: the set is empty")
         if folder is None:
             return SparseReport(None, {"rule": self.rule.as_document(), "splits": documents})
-        padded = self.plan.pad != NO_PADDING
-        columns, rows = self.plan.pad if padded else self.source.padding
-        extra = {"images": "padded" if padded else self.plan.images}
-        if (columns, rows) != NO_PADDING:
-            extra["pad"] = f"{columns}x{rows}"
-        return SparseReport(self.out, write_manifest(folder, self.source, self.rule, documents, extra))
+        return SparseReport(self.out, write_manifest(folder, self.source, self.rule, documents, self._placed()))
 
     def _end_shard(self, folder: Path | None, splits: dict[str, SplitShard]) -> SparseReport:
         assert self.plan.shard is not None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from sptcore.data.format import Block, Format, Loaded, Source
+from sptcore.data.format import Block, Format, Loaded, ReadOptions, Source
 from sptcore.data.padding import NO_PADDING, pad_index
 from sptcore.data.rasterize import PixelRule, counted_instances, object_pixels
 from sptcore.data.records import DatasetIndex, Dropped, ImageRecord
@@ -190,13 +190,15 @@ class Stage:
             raise as_fault(error, self.folder) from error
 
 
-def fingerprint(header: DatasetIndex, n_images: int, rule: PixelRule) -> str:
-    """What measured blocks depend on, as one hash: the source, the rule for pixels, the size of a block."""
+def fingerprint(header: DatasetIndex, n_images: int, rule: PixelRule, options: ReadOptions) -> str:
+    """What measured blocks depend on, as one hash: the source, how it is read, the rule for pixels, a block's size."""
     parts = {
         "format": header.format,
         "source": header.source_sha256,
         "images": n_images,
         "rule": {**msgspec.structs.asdict(rule), "classes": rule.classes and sorted(rule.classes)},
+        "strict": options.strict,
+        "size": options.size,
         "block": BLOCK,
     }
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()

@@ -20,7 +20,7 @@ from sptcore.data.locate import MANIFEST, MANIFEST_SCHEMA
 from sptcore.data.records import DatasetIndex, Dropped
 from sptcore.data.sparse.measure import BlockMeasure, ImageMeasure
 from sptcore.data.sparse.rule import KEPT, OVER_LIMIT, REASONS, SparseRule
-from sptcore.errors import DataError, EnvironmentFault
+from sptcore.errors import DataError, EnvironmentFault, IntegrityError
 from sptcore.files import sha256_of
 from sptcore.progress import Progress, track
 
@@ -34,7 +34,12 @@ CONVENTIONS = {
     "boxes": "half-open pixels [x1, x2), clipped to the image; columns ceil(x1 - 0.5) to ceil(x2 - 0.5) - 1",
     "image pixels": "width * height of the annotation",
     "images without objects": "ratio 0; kept unless drop_empty",
-    "entries": "bytes of the source; annotations listed as dropped are left out",
+    "entries": "bytes of the source",
+}
+DROPPED_ENTRIES = {
+    "coco": "left out, except where only one polygon of an annotation was dropped",
+    "bdd": "not counted; they stay in the frames written, which are whole",
+    "voc": "not counted; they stay in the files written, which are whole",
 }
 LANDMARKS = ("0.15", "0.20", "0.25")
 BINS = 20
@@ -121,7 +126,7 @@ def write_manifest(
         "format": source.format,
         "origin": {"name": source.name, "root": str(source.root.absolute())},
         "rule": rule.as_document(),
-        "conventions": CONVENTIONS,
+        "conventions": CONVENTIONS | {"dropped annotations": DROPPED_ENTRIES.get(source.format, "not counted")},
         **extra,
         "splits": splits,
         "output": _hashes(folder),
@@ -130,9 +135,28 @@ def write_manifest(
     return manifest
 
 
+def check_files(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise IntegrityError when the files of a set are no longer those of its manifest; others may lie beside them."""
+    hint = "write the set again with --force"
+    known: dict[str, Any] = manifest.get("output", {})
+    for path, value in known.get("files", {}).items():
+        if not (folder / path).is_file():
+            raise IntegrityError("a file of the set is missing", where=str(folder / path), hint=hint)
+        if sha256_of(folder / path) != value:
+            raise IntegrityError("the file is not the one that its manifest names", where=str(folder / path), hint=hint)
+    if "files" not in known and _hashes(folder) != known:
+        raise IntegrityError("the files are not those of the manifest", where=str(folder), hint=hint)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a path of the set (relative to it) is make-sparse's: the manifest tells of itself, labels come later."""
+    return len(path.parts) > 1 or not (path.name == MANIFEST or path.name.startswith((".", "labels-")))
+
+
 def _hashes(folder: Path) -> dict[str, Any]:
     """Every file's SHA-256, and one over all as `sha256sum` would print them."""
-    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    below = ((path, path.relative_to(folder)) for path in folder.rglob("*"))
+    paths = sorted(relative.as_posix() for path, relative in below if _is_ours(relative) and path.is_file())
     sums = {path: sha256_of(folder / path) for path in paths}
     together = hashlib.sha256("".join(f"{value}  {path}\n" for path, value in sums.items()).encode()).hexdigest()
     document: dict[str, Any] = {"n_files": len(sums), "sha256": together}

@@ -102,3 +102,25 @@ def test_a_padded_set_is_measured_and_cut_as_it_is(tmp_path: Path) -> None:
     assert measured == [("160", "80"), ("150", "60"), ("0", "32")]
     with pytest.raises(UsageError, match="padded already"):
         make(tmp_path / "pad", tmp_path / "twice", SparseRule(None), pad=(2, 2))
+
+
+def test_padded_images_follow_links_only_when_told(tmp_path: Path) -> None:
+    root = mini_coco(tmp_path / "mini", splits=("train",))
+    image = root / "train2017" / "seven.png"
+    image.rename(tmp_path / "elsewhere.png")
+    image.symlink_to(tmp_path / "elsewhere.png")
+    plan = SparsePlan(pad=(2, 2))
+    with pytest.raises(DataError, match="leads out"):
+        make_sparse(locate(root), SparseRule(None), tmp_path / "out", plan)
+    source = locate(root, options=ReadOptions(follow_symlinks=True))
+    make_sparse(source, SparseRule(None), tmp_path / "out", plan)
+    assert (tmp_path / "out" / "train2017" / "seven.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("format", "said"), [("coco", "left out, except"), ("bdd", "frames written"), ("voc", "files written")]
+)
+def test_the_manifest_says_what_became_of_dropped_annotations(tmp_path: Path, format: str, said: str) -> None:
+    source = locate("sample", format=format)
+    manifest = make_sparse(source, SparseRule(FIFTH), tmp_path / "out").manifest
+    assert said in manifest["conventions"]["dropped annotations"]

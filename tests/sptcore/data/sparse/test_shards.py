@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sptcore.data.format import ReadOptions
 from sptcore.data.locate import locate
 from sptcore.data.rasterize import PixelRule
 from sptcore.data.sparse import SparsePlan, SparseRule, make_sparse
@@ -96,6 +98,18 @@ def test_resume_under_another_rule_is_refused(root: Path, tmp_path: Path) -> Non
         make_sparse(locate(root), SparseRule(FIFTH), tmp_path / "out", progress=Listener(stop))
     with pytest.raises(IntegrityError, match="another rule"):
         make(root, tmp_path / "out", SparseRule(FIFTH, pixels=PixelRule(crowd="exclude")), resume=True)
+
+
+@pytest.mark.parametrize("options", [ReadOptions(strict=True), ReadOptions(size=(64, 48))])
+def test_resume_of_blocks_that_were_read_otherwise_is_refused(root: Path, tmp_path: Path, options: ReadOptions) -> None:
+    def stop(step: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_sparse(locate(root), SparseRule(FIFTH), tmp_path / "out", progress=Listener(stop))
+    source = dataclasses.replace(locate(root), options=options)
+    with pytest.raises(IntegrityError, match="another source or another rule"):
+        make_sparse(source, SparseRule(FIFTH), tmp_path / "out", SparsePlan(resume=True))
 
 
 def test_resume_of_a_changed_source_is_refused(root: Path, tmp_path: Path) -> None:  # 56

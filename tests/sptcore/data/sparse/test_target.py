@@ -11,7 +11,7 @@ import pytest
 from sptcore.data.locate import locate
 from sptcore.data.lock import build_lock
 from sptcore.data.sparse import SparsePlan, SparseRule, default_out
-from sptcore.errors import EnvironmentFault, UsageError
+from sptcore.errors import EnvironmentFault, IntegrityError, UsageError
 from sptcore.files import TEMP_MARK
 from tests.support.miniatures import mini_coco
 from tests.support.sparse_sets import FIFTH, kept_ids, make, tree
@@ -99,3 +99,30 @@ def test_the_usual_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert out == tmp_path / "sets" / "coco-s12.5-pad2x2"
     assert out.parent.is_dir()
     assert default_out(source, SparseRule(FIFTH), SparsePlan(shard=(2, 8))).name == "coco-s20.part-2-of-8"
+
+
+@pytest.mark.parametrize("named", [50, 0])
+def test_a_rerun_verifies_the_files_that_lie_there(
+    root: Path, tmp_path: Path, named: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sptcore.data.sparse.publish.FILES_NAMED", named)
+    out = tmp_path / "out"
+    make(root, out)
+    (out / "labels-train.h5").write_bytes(b"made later")
+    assert not make(root, out, resume=True).built
+    with pytest.raises(EnvironmentFault, match="exists already, its files as its manifest says"):
+        make(root, out)
+    file = out / "annotations" / "instances_train2017.json"
+    file.write_bytes(file.read_bytes().replace(b"7", b"8", 1))
+    for resume in (False, True):
+        with pytest.raises(IntegrityError, match="manifest") as caught:
+            make(root, out, resume=resume)
+        assert str(file if named else out) == caught.value.where
+    assert make(root, out, force=True).built
+
+
+def test_a_complete_set_is_not_taken_for_one_with_other_images(root: Path, tmp_path: Path) -> None:
+    make(root, tmp_path / "out")
+    for other in ({"pad": (2, 2)}, {"splits": ("train",)}, {"images": "copy"}):
+        with pytest.raises(IntegrityError, match="of another source or rule"):
+            make(root, tmp_path / "out", resume=True, **other)
