@@ -172,7 +172,7 @@ def _on_data(run: Run | None, settings: EvaluationSettings) -> EvaluationSetting
         settings,
         data=trained.val_data or trained.data,
         root=settings.root or trained.root,
-        ann=settings.ann or trained.ann,
+        ann=settings.ann or trained.val_ann,
         format=trained.format if settings.format == "auto" else settings.format,
         size=settings.size or trained.size,
     )

@@ -113,8 +113,8 @@ def _own_data(run: Run) -> DataChoice:
             hint="name a data set: --data DATA",
         )
     settings = run.config.get("train", {})
-    keys = ("root", "ann", "format")
-    options = tuple((key, settings[key]) for key in keys if settings.get(key) is not None)
+    keys = {"root": "root", "ann": "val_ann", "format": "format"}
+    options = tuple((key, settings[name]) for key, name in keys.items() if settings.get(name) is not None)
     return DataChoice(str(settings.get("val_data") or settings.get("data", "sample")), options=options)
 
 

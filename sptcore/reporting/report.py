@@ -137,7 +137,7 @@ def _pictures(facts: RunFacts, images: int) -> list[Picture]:
     reading = Reading(
         split=str(settings.get("val_split", "val")),
         root=_path(settings.get("root")),
-        ann=_path(settings.get("val_ann") or settings.get("ann")),
+        ann=_path(settings.get("val_ann")),
         format=str(settings.get("format", "auto")),
         follow_symlinks=bool(settings.get("follow_symlinks")),
         allow_truncated=bool(settings.get("allow_truncated")),

@@ -40,11 +40,12 @@ class TrainConfig(BaseModel):
 
     data: str = _setting("sample", "data set: a name (coco, bdd, voc, sample ...) or a path")
     root: str | None = _setting(None, "folder in which the named data set lies")
-    ann: str | None = _setting(None, "annotation file, where the data set has several")
+    ann: str | None = _setting(None, "annotation file of the training, instead of the layout's own")
     format: str = _setting("auto", "format of the data set: auto, coco, bdd, voc")
     split: str = _setting("train", "split to train on")
     val_data: str | None = _setting(None, "data set of the validation (default: the same)")
     val_split: str = _setting("val", "split of the validation")
+    val_ann: str | None = _setting(None, "annotation file of the validation, instead of the layout's own")
     labels: str = _setting("auto", "selection labels: auto (found or built), or a file make-labels wrote", running=True)
     strict: bool = _setting(False, "stop at the first invalid annotation instead of leaving it out")
     allow_truncated: bool = _setting(False, "use images whose file ends early instead of stopping")

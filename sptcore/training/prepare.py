@@ -43,8 +43,8 @@ def prepare(config: TrainConfig, progress: Progress = SILENT) -> Prepared:
     """
     task = TASKS[config.task]
     backbone_config(config.model, **config.backbone_overrides)  # a name that does not exist is told before data is read
-    index = _open(config.data, config.split, config)
-    val_index = _open(config.val_data or config.data, config.val_split, config)
+    index = _open(config.data, config.split, config.ann, config)
+    val_index = _open_validation(config)
     if config.data == "sample":
         progress.note(
             f"data: built-in sample, {len(index.records)} training and {len(val_index.records)} validation images"
@@ -76,12 +76,23 @@ def prepare(config: TrainConfig, progress: Progress = SILENT) -> Prepared:
     return Prepared(task, spec, train, val, val_index)
 
 
-def _open(data: str, split: str, config: TrainConfig) -> DatasetIndex:
+def _open_validation(config: TrainConfig) -> DatasetIndex:
+    """The validation's records; never those of `ann`, on which the model is trained."""
+    try:
+        return _open(config.val_data or config.data, config.val_split, config.val_ann, config)
+    except DataError as error:
+        if config.ann is None or config.val_ann is not None or config.val_data is not None:
+            raise
+        hint = "name its annotations: --set val_ann=FILE, or another set: --val-data DATA"
+        raise DataError(f"nothing to validate on: {error.message}", where=error.where, hint=hint) from error
+
+
+def _open(data: str, split: str, ann: str | None, config: TrainConfig) -> DatasetIndex:
     return open_index(
         data,
         split,
         root=config.root,
-        ann=config.ann,
+        ann=ann,
         format=config.format,
         strict=config.strict,
         follow_symlinks=config.follow_symlinks,

@@ -12,7 +12,7 @@ from sptcore.progress import Silent
 from sptcore.training.prepare import label_strides, prepare
 from tests.support.miniatures import coco_document, mini_coco
 from tests.support.samples import samples_root
-from tests.support.training import tiny_config
+from tests.support.training import mini_data, tiny_config
 
 
 class Listener(Silent):
@@ -52,3 +52,17 @@ def test_nothing_to_learn_is_an_error(tmp_path: Path) -> None:
 )
 def test_labels_are_looked_up_where_scores_are_supervised(blocks: int, strides: tuple[int, ...]) -> None:
     assert label_strides(backbone_config("spt-nano", num_spa_blocks=blocks)) == strides
+
+
+def test_another_annotation_file_is_for_the_training_alone(tmp_path: Path) -> None:
+    """Validating on what was trained on would tell nothing, and nobody would notice."""
+    root, other = mini_data(tmp_path / "set"), mini_data(tmp_path / "other")
+    own, theirs = (one / "annotations" / "instances_val2017.json" for one in (root, other))
+    trained = root / "annotations" / "instances_train2017.json"
+    for changes, expected in (({}, own), ({"val_data": str(other)}, theirs), ({"val_ann": str(theirs)}, theirs)):
+        prepared = prepare(tiny_config(root, ann=str(trained), **changes))
+        assert prepared.val_index.annotation_path == expected
+    own.unlink()
+    with pytest.raises(DataError, match="nothing to validate on") as caught:
+        prepare(tiny_config(root, ann=str(trained)))
+    assert "val_ann" in str(caught.value.hint)
