@@ -101,7 +101,14 @@ def command(
     if subject is not None and subject.folder is not None:
         artefacts["evaluation"] = subject.write_json("evaluation.json", document)
     check_demands(report, demands)
-    session.finish(artefacts=artefacts, next=f"spt viz-selection {data or report.data} --weights {report.subject} --gt")
+    session.finish(artefacts=artefacts, next=_next(report))
+
+
+def _next(report: EvaluationReport) -> str:
+    """What to look at: where the model selected; the data itself where nothing selects."""
+    if report.selector is None:
+        return f"spt stats {report.data}"
+    return f"spt viz-selection {report.data} --weights {report.subject} --gt"
 
 
 def _text(path: Path | None) -> str | None:

@@ -137,6 +137,8 @@ def evaluate(
     settings = settings or EvaluationSettings()
     if settings.backend not in BACKENDS:
         raise UsageError(f"no back end '{settings.backend}'", hint=", ".join(BACKENDS))
+    if settings.predictions is not None and (settings.gt_selection or settings.select_ratio or settings.packing):
+        raise UsageError("a results file selects nothing: --gt-selection, --select-ratio and --packing are for a model")
     settings = _on_data(run, settings)
     data = settings.data or "sample"
     index = open_index(

@@ -94,6 +94,9 @@ def test_results_written_and_read_score_the_same(run: Run, data: Path, tmp_path:
     assert ran.code == 0, ran.err
     assert ran.document["scores"]["bbox"] == scores["bbox"]
     assert ran.document["scores"]["segm"] == scores["segm"]
+    assert "viz-selection" not in ran.err, "a results file and a dense model have no selection to show"
+    for flag in (("--gt-selection",), ("--select-ratio", ".5"), ("--packing", "stream")):
+        assert spt("evaluate", "--predictions", path, "--data", data, *flag).code == 2
 
 
 def test_demands(run: Run) -> None:
