@@ -138,7 +138,8 @@ def command(
         merging = partial(build.merge_labels, shards=merge) if merge else build.make_labels
         made = merging(found, plan=plan, progress=session.progress)
         _show(session, made)
-        following = f"spt make-labels {data} --merge FILE .." if shard else f"spt train --data {data}"
+        typed = options.as_typed(data, root)
+        following = f"spt make-labels {typed} --merge FILE .." if shard else f"spt train --data {typed}"
         session.finish(artefacts={f"labels {split}": report.path for split, report in made.items()}, next=following)
 
 

@@ -152,13 +152,14 @@ def command(
     target = out or default_out(source, rule, plan)
     report = make_sparse(source, rule, target, plan, progress=session.progress)
     if shard is not None:
+        typed = options.as_typed(data, root)
         session.show({"part": f"{shard}", "out": report.out})
-        session.finish(artefacts={"part": report.out}, next=f"spt make-sparse {data} .. --merge DIR --merge DIR ..")
+        session.finish(artefacts={"part": report.out}, next=f"spt make-sparse {typed} .. --merge DIR --merge DIR ..")
         return
     _show(session, report.out, report.manifest)
     if report.out is not None:
         artefacts = {"set": report.out, "ratios": report.out / "ratios.csv", "manifest": report.out / "manifest.json"}
-        session.finish(artefacts=artefacts, next=f"spt make-labels {_called(report.out)}")
+        session.finish(artefacts=artefacts, next=f"spt make-labels {options.as_typed(_called(report.out))}")
 
 
 def _show(session: Session, out: Path | None, manifest: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ parser that raises a usage error (exit 2) and `as_flag()`, the text a person wou
 from __future__ import annotations
 
 import math
+import shlex
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -14,6 +15,11 @@ from typing import Annotated, NamedTuple
 import typer
 
 READING = "Reading data"  # the help panel of options about how data is read
+
+
+def as_typed(data: object, root: Path | None = None) -> str:
+    """The data set as a person types it for the next command: quoted for the shell, with the --root it was found by."""
+    return shlex.quote(str(data)) + ("" if root is None else f" --root {shlex.quote(str(root))}")
 
 
 class Size(NamedTuple):

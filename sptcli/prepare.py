@@ -61,7 +61,7 @@ def command(
     if check and report.problems:
         counts = ", ".join(f"{count} {kind}" for kind, count in report.problem_counts.items())
         raise IntegrityError(f"images that do not fit their annotations: {counts}", where=str(report.root))
-    session.finish(artefacts={"data": report.root}, next=f"spt stats {data}{f' --root {root}' if root else ''}")
+    session.finish(artefacts={"data": report.root}, next=f"spt stats {options.as_typed(data, root)}")
 
 
 def _document(report: PrepareReport) -> dict[str, object]:

@@ -83,7 +83,7 @@ def command(
     if html is not None:
         write_html(html, sets, bins=bins)
         artefacts["page"] = html
-    session.finish(artefacts=artefacts, next=f"spt make-sparse {data} --max-ratio 0.2")
+    session.finish(artefacts=artefacts, next=f"spt make-sparse {options.as_typed(data, root)} --max-ratio 0.2")
 
 
 def _views(sets: Sequence[SetStats], bars: Sequence[Histogram], title: str) -> list[Any]:

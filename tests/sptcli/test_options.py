@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import typer
@@ -13,6 +14,7 @@ from sptcli.options import (
     Numbers,
     Shard,
     Size,
+    as_typed,
     parse_names,
     parse_numbers,
     parse_positive_ratio,
@@ -56,3 +58,8 @@ def test_what_is_taken(parse: Callable, text: str, value: object) -> None:
 def test_what_is_refused(parse: Callable, text: str) -> None:
     with pytest.raises(typer.BadParameter):
         parse(text)
+
+
+def test_a_data_set_is_typed_so_that_the_shell_takes_it() -> None:
+    assert as_typed("coco-s20") == "coco-s20"
+    assert as_typed(Path("odd [red] dir/x"), Path("/data sets")) == "'odd [red] dir/x' --root '/data sets'"
