@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from sptcore.errors import DataError, UsageError, did_you_mean
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = "spt.sparse-set/1"
 SNIFFED = 4096
+_SPLIT = re.compile(r"(?<![a-z])(?:train|val|test)")  # of instances_val2017, not of constrained
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def splits_of(source: Source) -> list[str]:
     """The splits of a located set, "train" and "val" first; one for a lone annotation file."""
     if source.annotation is None:
         return formats()[source.format].splits(source.root)
-    stem = source.annotation.stem.lower()
-    return [next((split for split in ("train", "val", "test") if split in stem), "train")]
+    named = _SPLIT.search(source.annotation.stem.lower())
+    return [named[0] if named else "train"]
 
 
 def search_roots(root: Path | None = None) -> list[Path]:

@@ -46,13 +46,6 @@ def annotation_file(source: Source, split: str) -> Path:
     return chosen
 
 
-def split_name(annotation: Path) -> str:
-    """The split that a lone annotation file holds, by its name; "train" when the name does not tell."""
-    name = annotation_stem(annotation)
-    short = _short(name)
-    return short if short in ("train", "val", "test") else name if _INSTANCES.fullmatch(annotation.name) else "train"
-
-
 def annotation_stem(annotation: Path) -> str:
     """`train2017` of instances_train2017.json, `train` of train/_annotations.coco.json, else the file's stem."""
     match = _INSTANCES.fullmatch(annotation.name)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sptcore.data.format import ReadOptions
+from sptcore.data.format import ReadOptions, Source
 from sptcore.data.locate import locate, open_index, read_manifest, splits_of
 from sptcore.errors import DataError, UsageError
 from tests.support.bdd import make_bdd
@@ -164,3 +164,17 @@ def test_options_reach_the_reader(tmp_path: Path) -> None:
         open_index(root, "train", strict=True)
     options = ReadOptions(strict=True, size=(3, 4))
     assert locate(root, options=options).options == options
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("instances_val2017", "val"),
+        ("constrained_val", "val"),
+        ("det_train", "train"),
+        ("trainval", "train"),
+        ("x", "train"),
+    ],
+)
+def test_the_split_of_a_lone_file_is_in_its_name(tmp_path: Path, name: str, split: str) -> None:
+    assert splits_of(Source("a", "coco", tmp_path, tmp_path / f"{name}.json")) == [split]
