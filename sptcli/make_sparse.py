@@ -40,7 +40,11 @@ def command(
     ] = Fraction(0),
     ratio_from: Annotated[
         Literal["auto", "boxes", "masks"],
-        typer.Option("--ratio-from", rich_help_panel=COUNTING, help="auto: masks, and boxes where there are none"),
+        typer.Option(
+            "--ratio-from",
+            rich_help_panel=COUNTING,
+            help="auto: masks, else boxes; masks: images without any are left out",
+        ),
     ] = "auto",
     union: Annotated[
         bool,

@@ -127,7 +127,7 @@ class Format:
         return self.load().splits(root)
 
     def read(self, source: Source, split: str) -> DatasetIndex:
-        """All records of one split. Raises DataError for a fault of the file, see FAULTS."""
+        """All records of one split. Raises DataError for a fault of the file (docs/faults.md)."""
         return self.load().read(source, split)
 
     def write_subset(self, index: DatasetIndex, keep: Collection[int], out: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from collections import Counter
 from sptcore.data.records import Box, Dropped
 from sptcore.errors import DataError
 
-# Corners further out than this many image sides (plus 1,000 pixels) are taken for garbage: FAULTS, rules for the code.
+# Corners further out than this many image sides (plus 1,000 pixels) are taken for garbage (docs/faults.md, row 5).
 _SIDES, _MARGIN = 4, 1000
 
 

@@ -1,7 +1,7 @@
 """The only owner of "what is an object pixel".
 
 Masks are rasterised as pycocotools does, bit for bit (OpenCV and Pillow paint the boundary as well). A box covers the
-pixels whose centre it holds; for selection labels of box data it covers every pixel it touches (DESIGN.md, data rules).
+pixels whose centre it holds; for selection labels of box data it covers every pixel it touches (docs/formats.md).
 """
 
 from __future__ import annotations

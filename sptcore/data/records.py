@@ -1,7 +1,7 @@
 """The one record type between annotation files and everything else: what is in an image, and where.
 
 Readers (`coco.py`, `bdd.py` ...) turn their conventions into these; nobody downstream knows a format.
-Boxes are half-open pixels: x2 and y2 lie just outside the object (DESIGN.md, data rules).
+Boxes are half-open pixels: x2 and y2 lie just outside the object (docs/formats.md).
 """
 
 from __future__ import annotations

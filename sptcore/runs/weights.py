@@ -1,7 +1,7 @@
 """Weights as safetensors: tensors, and a header that says which model they belong to.
 
 The header's one key `spt` is JSON: schema, tool version, the model (task, backbone, heads, categories, resolution), and
-the SHA-256 of the tensors, since the format itself would load a flipped bit without a word (FAULTS.md).
+the SHA-256 of the tensors, since the format itself would load a flipped bit without a word.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ def _map_loss(placed: PlacedSelection, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class BlockCounts:
-    """Tokens of one block, added up over images: every ratio of ALGORITHM.md 3(j) follows from them."""
+    """Tokens of one block, added up over images: select ratio, recall and precision follow from them."""
 
     stage: int
     block: int

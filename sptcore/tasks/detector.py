@@ -1,6 +1,6 @@
 """The detector: torchvision's Mask R-CNN, or Faster R-CNN, around a selecting backbone with a feature pyramid.
 
-Where torchvision and mmdetection differ (ALGORITHM.md 6.1): proposals in training (1000) and the sampling ratio of
+Where torchvision and mmdetection differ: proposals in training (1000) and the sampling ratio of
 RoIAlign (0) follow mmdetection; smooth L1 with beta 1/9 (mmdetection: L1) and unaligned RoIAlign stay torchvision's.
 """
 

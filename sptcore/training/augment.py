@@ -9,7 +9,7 @@ from sptcore.training.config import TrainConfig
 
 
 def draw_geometry(config: TrainConfig, width: int, height: int, generator: np.random.Generator) -> Geometry:
-    """Flip, crop and size of one training image (mmdetection's multi-scale crop recipe, ALGORITHM.md 6.1)."""
+    """Flip, crop and size of one training image (mmdetection's multi-scale crop recipe)."""
     flip, cropped = (generator.random(2) < (config.flip_prob, config.crop_prob)).tolist()
     crop = _draw_crop(config, width, height, generator) if cropped else (0, 0, width, height)
     scale = float(generator.choice(config.scales))

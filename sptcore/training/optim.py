@@ -19,7 +19,7 @@ def param_groups(model: nn.Module, *, weight_decay: float, gate_lr_mult: float) 
     """Groups by learning rate factor and decay; `lr_mult` and the parameters' `names` stand in each group.
 
     Norms, position biases and gate biases do not decay, other biases do, as in mmdetection's Swin recipe
-    (ALGORITHM.md 6.1). Gates learn `gate_lr_mult` times faster.
+   . Gates learn `gate_lr_mult` times faster.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -55,7 +55,7 @@ def lr_factor(step: int, *, config: TrainConfig, steps_per_epoch: int) -> float:
         drops = sum(step >= round(share * config.epochs) * steps_per_epoch for share in config.lr_drops)
         factor = config.lr_drop_factor**drops
     if step < warmup:
-        factor *= 0.001 + 0.999 * (step + 1) / warmup
+        factor *= 0.001 + 0.999 * step / warmup
     return factor
 
 

@@ -24,7 +24,7 @@ BLOCK = 512  # images
 
 
 class ImageMeasure(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One image: object pixels, objects that count, whether it has a crowd."""
+    """One image: object pixels, objects that count, whether it has a crowd, whether its objects lack masks to go by."""
 
     image_id: int
     file_name: str
@@ -33,6 +33,7 @@ class ImageMeasure(msgspec.Struct, frozen=True, array_like=True, gc=False):
     object_pixels: int
     n_objects: int
     has_crowd: bool
+    unmasked: bool = False
 
 
 class BlockMeasure(msgspec.Struct, frozen=True):
@@ -114,11 +115,17 @@ def measure_block(block: Block, rule: PixelRule) -> BlockMeasure:
             object_pixels(record, rule),
             len(counted_instances(record, rule)),
             any(instance.is_crowd for instance in record.instances),
+            rule.ratio_from == "masks" and _unmasked(record),
         )
         for record in loaded.records
     ]
     has_masks = any(instance.segmentation is not None for record in loaded.records for instance in record.instances)
     return BlockMeasure(images, list(loaded.dropped), dict(loaded.counts), has_masks)
+
+
+def _unmasked(record: ImageRecord) -> bool:
+    """Whether an image has objects and none of them a mask, so that nothing is known of its pixels by masks alone."""
+    return bool(record.instances) and all(instance.segmentation is None for instance in record.instances)
 
 
 def joined(parts: Iterable[BlockMeasure], header: DatasetIndex) -> BlockMeasure:

@@ -20,8 +20,9 @@ TOO_DENSE = "ratio"
 TOO_SPARSE = "below minimum"
 EMPTY = "no objects"
 CROWDED = "crowd"
+UNMASKED = "no masks"
 OVER_LIMIT = "limit"
-REASONS = (KEPT, TOO_DENSE, TOO_SPARSE, EMPTY, CROWDED, OVER_LIMIT)
+REASONS = (KEPT, TOO_DENSE, TOO_SPARSE, EMPTY, CROWDED, UNMASKED, OVER_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class SparseRule:
         pixels, total = image.object_pixels, image.width * image.height
         if image.has_crowd and self.pixels.crowd == "drop-image":
             return CROWDED
+        if image.unmasked:
+            return UNMASKED
         if not image.n_objects and self.drop_empty:
             return EMPTY
         if limit is not None and not is_below(pixels, total, limit):

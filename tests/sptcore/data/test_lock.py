@@ -1,4 +1,4 @@
-"""One builder at a time; a dead one's lock and leavings do not stand in the way (FAULTS 55)."""
+"""One builder at a time; a dead one's lock and leavings do not stand in the way (faults 55)."""
 
 from __future__ import annotations
 

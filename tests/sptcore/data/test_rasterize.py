@@ -93,7 +93,7 @@ def test_cells_a_box_touches_are_those_of_the_pooled_touch_mask() -> None:
             padded = np.zeros((rows * stride, columns * stride), bool)
             padded[:HEIGHT, :WIDTH] = mask
             pooled = padded.reshape(rows, stride, columns, stride).any((1, 3))
-            expected = np.zeros((rows, columns), bool)  # ALGORITHM 3 (f)
+            expected = np.zeros((rows, columns), bool)  # the touch rule
             top, bottom = math.floor(y1 / stride), math.ceil(y2 / stride)
             expected[top:bottom, math.floor(x1 / stride) : math.ceil(x2 / stride)] = True
             assert np.array_equal(pooled, expected)

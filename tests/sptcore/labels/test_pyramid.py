@@ -1,4 +1,4 @@
-"""Levels against a cell-by-cell definition, nesting (O17), boxes without a raster, awkward sizes (FAULTS 71, 72)."""
+"""Levels against a cell-by-cell definition, nesting (O17), boxes without a raster, awkward sizes (faults 71, 72)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store gives back what went in, from any process, in the same bytes every time (FAULTS 63, 72)."""
+"""A store gives back what went in, from any process, in the same bytes every time (faults 63, 72)."""
 
 from __future__ import annotations
 

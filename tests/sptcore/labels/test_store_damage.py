@@ -1,4 +1,4 @@
-"""Damaged, truncated and hostile stores are refused with exit code 5, and never give wrong labels (FAULTS 59, 60)."""
+"""Damaged, truncated and hostile stores are refused with exit code 5, and never give wrong labels (faults 59, 60)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from sptcore.tasks.detector import HEADS
 
 MASK_RCNN_SWIN = {"t": 266.557411328, "s": 358.599151616, "b": 503.041893376}
 
-# ALGORITHM.md section 5: GMAC at 1280 x 800 and a uniform select ratio, Eq. 9 / projection on packed tokens only
+# docs/paper.md, Costs: GMAC at 1280 x 800 and a uniform select ratio, Eq. 9 / projection on packed tokens only
 TABLE = {
     "t": {
         0: (247.8, 243.1),
@@ -63,7 +63,7 @@ def test_backbones_alone(size: str, gmacs: float) -> None:
 @pytest.mark.parametrize("size", "tsb")
 @pytest.mark.parametrize("ratio", [0, 0.1, 0.22, 0.3, 0.5, 1])
 def test_the_table_of_uniform_ratios(size: str, ratio: float) -> None:
-    """ALGORITHM.md section 5 fills containers (B' = P / L, no ceiling) and leaves out the entry gate.
+    """The published table fills containers (B' = P / L, no ceiling) and leaves out the entry gate.
 
     Its cell for T at ratio 0 is cut, not rounded: the formula gives 247.851 where 247.8 is printed. Hence .052.
     """

@@ -173,7 +173,7 @@ def test_the_nano_detector_is_small_and_the_standard_one_as_published() -> None:
     )  # fmt: skip
     with torch.device("meta"):
         standard = TASK.build_model(spec)
-    assert sum(p.numel() for p in standard.parameters()) == pytest.approx(47.8e6, rel=2e-3)  # ALGORITHM.md section 0
+    assert sum(p.numel() for p in standard.parameters()) == pytest.approx(47.8e6, rel=2e-3)
 
 
 def test_unknown_heads_are_a_usage_error() -> None:

@@ -1,4 +1,4 @@
-"""The training loop: what it leaves, and that stopping anywhere changes nothing (O26, FAULTS rows 65, 67 to 71)."""
+"""The training loop: what it leaves, and that stopping anywhere changes nothing (O26, faults 65, 67 to 71)."""
 
 from __future__ import annotations
 

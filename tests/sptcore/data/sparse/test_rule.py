@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+from collections import Counter
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +15,8 @@ from sptcore.data.sparse import SparseRule
 from sptcore.data.sparse.measure import ImageMeasure
 from sptcore.data.sparse.rule import percent
 from sptcore.errors import UsageError
+from tests.support.samples import samples_root
+from tests.support.sparse_sets import make, rows
 
 FIFTH = Fraction("0.2")
 
@@ -50,6 +55,15 @@ def test_crowds_may_drop_an_image() -> None:
     assert rule.verdict(image(10, crowd=True)) == "crowd"
     assert rule.verdict(image(10)) == "kept"
     assert SparseRule(FIFTH).verdict(image(10, crowd=True)) == "kept"
+
+
+def test_objects_without_any_mask_are_not_measured_by_masks(tmp_path: Path) -> None:
+    facts = json.loads((samples_root("voc") / "facts.json").read_bytes())["counts"]["mask_ratio"]
+    rule = SparseRule(Fraction("0.25"), pixels=PixelRule(ratio_from="masks"))
+    report = make(samples_root("voc"), tmp_path / "out", rule)
+    verdicts = Counter(row["verdict"] for row in rows(tmp_path / "out"))
+    assert report.kept == verdicts["kept"] == facts["under_0.25"]
+    assert sum(verdicts.values()) - verdicts["no masks"] == facts["images"]
 
 
 @pytest.mark.parametrize("ratio", [Fraction(0), Fraction(-1), Fraction("1.5")])

@@ -1,4 +1,4 @@
-"""A store of other annotations, another set of images, or with other labels is refused and told apart (FAULTS 61)."""
+"""A store of other annotations, another set of images, or with other labels is refused and told apart (faults 61)."""
 
 from __future__ import annotations
 

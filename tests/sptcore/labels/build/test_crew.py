@@ -1,4 +1,4 @@
-"""Workers that die, raise or stand still end the build soon, and say at which image (FAULTS 57)."""
+"""Workers that die, raise or stand still end the build soon, and say at which image (faults 57)."""
 
 from __future__ import annotations
 

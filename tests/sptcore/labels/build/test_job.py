@@ -1,4 +1,4 @@
-"""make-labels as a job: right labels, the same bytes however built, never a half-written file (FAULTS 48-56)."""
+"""make-labels as a job: right labels, the same bytes however built, never a half-written file (faults 48-56)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGKILL at any image: what is published is whole, the rest is resumed to the same bytes, no orphan stays (FAULTS 48).
+"""SIGKILL at any image: what is published is whole, the rest is resumed to the same bytes, no orphan stays (faults 48).
 
 `tests/bench/labels.py --kills 50` does the same at as many points as wanted.
 """

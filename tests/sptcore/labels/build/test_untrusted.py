@@ -1,4 +1,4 @@
-"""A store made to crash, hang or mislead its reader does so in a child, never here (FAULTS 62)."""
+"""A store made to crash, hang or mislead its reader does so in a child, never here (faults 62)."""
 
 from __future__ import annotations
 
