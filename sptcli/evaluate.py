@@ -63,7 +63,7 @@ def command(
         typer.Option("--select-ratio", parser=options.parse_ratio, metavar="R", help="select the best share R instead"),
     ] = None,
     packing: Annotated[
-        Literal["aligned", "stream"] | None,
+        Literal["stream", "aligned"] | None,
         typer.Option("--packing", help="aligned (default): no image depends on another; stream: as in training"),
     ] = None,
     fail_under: Annotated[

@@ -15,5 +15,5 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
     home = tmp_path_factory.mktemp("spt-home")
     for name in ("SPT_CACHE", "SPT_RUNS"):
         os.environ[name] = str(home / name.lower())
-    os.environ.pop("SPT_DATA", None)
-    os.environ.pop("SPT_DEBUG", None)
+    for name in ("SPT_DATA", "SPT_DEBUG", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
+        os.environ.pop(name, None)  # readline, loaded by pytest, hands a width of 80 to its worker processes

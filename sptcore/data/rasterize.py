@@ -31,7 +31,7 @@ class PixelRule(msgspec.Struct, frozen=True):
     `classes`: category ids that count, None for all. `overlap`: "union" counts a pixel once, "sum" once an object.
     """
 
-    ratio_from: Literal["auto", "masks", "boxes"] = "auto"
+    ratio_from: Literal["auto", "boxes", "masks"] = "auto"
     crowd: Literal["include", "exclude", "drop-image"] = "include"
     difficult: Choice = "include"
     void: Choice = "exclude"

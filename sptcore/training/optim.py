@@ -18,8 +18,8 @@ _NO_DECAY = re.compile(r"norm|relative_position_bias|position_bias|pos_embed|(^|
 def param_groups(model: nn.Module, *, weight_decay: float, gate_lr_mult: float) -> list[dict[str, Any]]:
     """Groups by learning rate factor and decay; `lr_mult` and the parameters' `names` stand in each group.
 
-    Norms, position biases and gate biases do not decay, other biases do, as in mmdetection's Swin recipe
-   . Gates learn `gate_lr_mult` times faster.
+     Norms, position biases and gate biases do not decay, other biases do, as in mmdetection's Swin recipe
+    . Gates learn `gate_lr_mult` times faster.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
