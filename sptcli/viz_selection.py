@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -78,7 +79,7 @@ def command(
     files = [image.file for image in report.images]
     written = {"picture" if len(files) == 1 else "pictures": files[0] if len(files) == 1 else files[0].parent}
     written |= {name: path for name, path in (("page", html), ("arrays", save_npz)) if path is not None}
-    session.finish(artefacts=written, next="spt train" if report.demo else f"spt evaluate {weights[0]}")
+    session.finish(artefacts=written, next=_next(report.demo, weights[0]))
 
 
 def _view(images: list) -> object:
@@ -88,3 +89,9 @@ def _view(images: list) -> object:
     names = [row["block"] for row in images[0].blocks]
     rows = [[image.file.name, image.ratio, *(row["ratio"] for row in image.blocks)] for image in images]
     return table(["picture", "mean ratio", *names], rows)
+
+
+def _next(demo: bool, weights: str) -> str:
+    if demo:
+        return "spt train"
+    return "spt evaluate" if weights == "auto" else f"spt evaluate {shlex.quote(weights)}"
