@@ -134,10 +134,24 @@ def stopwatch(device: torch.device) -> Iterator[list[float]]:
 
         return run
 
-    here = {"plan_packing": timed(spa.plan_packing), "gather": timed(spa.gather)}
-    there = {name: timed(getattr(block, name)) for name in ("gather", "scatter", "add_rows_")}
-    with mock.patch.multiple(spa, **here), mock.patch.multiple(block, **there):
+    here = {name: timed(getattr(spa, name)) for name in ("plan_packing", "gather")}
+    there = {name: timed(getattr(block, name)) for name in ("gather", "scatter")}
+    with mock.patch.multiple(spa, **here), mock.patch.multiple(block, **there), _timed_rows(timed):
         yield spent
+
+
+@contextmanager
+def _timed_rows(timed: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Times reading and writing selected rows inside the walk that also projects them (evaluation)."""
+    walk = block.Block._add_selected_
+    moves = {name: getattr(Tensor, name) for name in ("index_select", "index_copy_")}
+
+    def watched(*arguments: Any) -> None:
+        with mock.patch.multiple(Tensor, **{name: timed(move) for name, move in moves.items()}):
+            walk(*arguments)
+
+    with mock.patch.object(block.Block, "_add_selected_", watched):
+        yield
 
 
 def synchronise(device: torch.device) -> None:
