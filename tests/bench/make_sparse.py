@@ -1,8 +1,9 @@
-"""What cutting a sparse set costs, against a plain pycocotools script, interleaved in one run.
+"""What cutting a sparse set costs, against the plain script one would write, interleaved in one run.
 
-    python -m tests.bench.make_sparse                     # 118,287 images, 450 MB; a round of the rival: ten minutes
+    python -m tests.bench.make_sparse                     # COCO: 118,287 images, 450 MB; the rival: ten minutes
     python -m tests.bench.make_sparse --images 5000 --rounds 3 --json make_sparse.json
     python -m tests.bench.make_sparse --no-rival --jobs 1,2
+    python -m tests.bench.make_sparse --set bdd           # 69,863 frames, 260 MB; --set voc: 17,125 XML files
 
 Every run is a fresh process: CPU seconds are its own and those of its workers, memory is the peak resident set of the
 largest process (`total_gb` adds the workers'). The page cache is warm. Both keep the same images, which is checked.
@@ -19,13 +20,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.bench.synthetic_coco import FULL_IMAGES, write_synthetic
+from tests.bench import synthetic_bdd, synthetic_coco, synthetic_voc
 
-RIVAL = """
+COCO_RIVAL = """
 import json, sys
 import numpy as np
 from pycocotools.coco import COCO
@@ -44,6 +47,80 @@ data["annotations"] = [annotation for annotation in data["annotations"] if annot
 with open(sys.argv[2], "w") as stream:
     json.dump(data, stream)
 """
+BDD_RIVAL = """
+import json, math, sys
+import numpy as np
+
+frames, kept = json.load(open(sys.argv[1])), []
+for frame in frames:
+    canvas = np.zeros((720, 1280), bool)
+    for label in frame["labels"]:
+        box = label["box2d"]
+        x1, y1, x2, y2 = (math.ceil(box[k] + s) for k, s in (("x1", -0.5), ("y1", -0.5), ("x2", 0.5), ("y2", 0.5)))
+        canvas[y1:y2, x1:x2] = True
+    if canvas.mean() < 0.2:
+        kept.append(frame)
+json.dump(kept, open(sys.argv[2], "w"))
+"""
+VOC_RIVAL = """
+import json, sys
+from pathlib import Path
+from xml.etree import ElementTree
+import numpy as np
+
+base, kept = Path(sys.argv[1]), []
+for name in (base / "ImageSets/Main/train.txt").read_text().split():
+    root = ElementTree.parse(base / "Annotations" / (name + ".xml")).getroot()
+    canvas = np.zeros((int(root.find("size/height").text), int(root.find("size/width").text)), bool)
+    for box in root.iter("bndbox"):
+        x1, y1, x2, y2 = (int(box.find(k).text) for k in ("xmin", "ymin", "xmax", "ymax"))
+        canvas[y1 - 1 : y2, x1 - 1 : x2] = True
+    if canvas.mean() < 0.2:
+        kept.append(name)
+json.dump(kept, open(sys.argv[2], "w"))
+"""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A data set at full size: its images, how it is written below a root, the rival, and how to name what was kept."""
+
+    images: int
+    write: Callable[[Path, int], Path]
+    rival: str
+    kept: Callable[[Path], list[Any]]
+
+
+def _write_coco(root: Path, images: int) -> Path:
+    (root / "annotations").mkdir(parents=True)
+    return synthetic_coco.write_synthetic(root / "annotations" / "instances_train2017.json", images)
+
+
+def _write_bdd(root: Path, images: int) -> Path:
+    (root / "labels" / "det_20").mkdir(parents=True)
+    return synthetic_bdd.write_synthetic(root / "labels" / "det_20" / "det_train.json", images)
+
+
+def coco_ids(path: Path) -> list[Any]:
+    """The images of a COCO file."""
+    return [image["id"] for image in json.loads(path.read_bytes())["images"]]
+
+
+def bdd_names(path: Path) -> list[Any]:
+    """The frames of a Scalabel file."""
+    return [frame["name"] for frame in json.loads(path.read_bytes())]
+
+
+def voc_names(path: Path) -> list[Any]:
+    """The images of a VOC folder, or of the rival's list."""
+    return (path / "ImageSets/Main/train.txt").read_text().split() if path.is_dir() else json.loads(path.read_bytes())
+
+
+KINDS = {
+    "coco": Kind(synthetic_coco.FULL_IMAGES, _write_coco, COCO_RIVAL, coco_ids),
+    "bdd": Kind(synthetic_bdd.FULL_FRAMES, _write_bdd, BDD_RIVAL, bdd_names),
+    "voc": Kind(synthetic_voc.FULL_IMAGES, synthetic_voc.write_synthetic, VOC_RIVAL, voc_names),
+}
 
 
 def ours(root: Path, out: Path, jobs: int) -> list[str]:
@@ -92,32 +169,27 @@ def median(rounds: list[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
 
 
-def measure(images: int, rounds: int, jobs: list[int], *, rival: bool) -> dict[str, Any]:
+def measure(kind: Kind, images: int, rounds: int, jobs: list[int], *, rival: bool) -> dict[str, Any]:
     """All contestants, in turn, `rounds` times."""
     with tempfile.TemporaryDirectory() as folder:
         root, out, theirs = Path(folder, "set"), Path(folder, "out"), Path(folder, "theirs.json")
-        (root / "annotations").mkdir(parents=True)
-        path = write_synthetic(root / "annotations" / "instances_train2017.json", images)
-        path.read_bytes()
+        path = kind.write(root, images)
+        size = sum(one.stat().st_size for one in ([path] if path.is_file() else path.rglob("*")) if one.is_file())
         contestants = {f"spt_jobs_{count}": ours(root, out, count) for count in jobs}
         if rival:
-            contestants["pycocotools"] = [sys.executable, "-c", RIVAL, str(path), str(theirs)]
+            contestants["plain_script"] = [sys.executable, "-c", kind.rival, str(path), str(theirs)]
         taken: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
         for _ in range(rounds):
             for name, command in contestants.items():
                 taken[name].append(run(command))
-        kept = json.loads((out / path.relative_to(root)).read_bytes())["images"]
-        if rival:
-            same = [image["id"] for image in kept] == [
-                image["id"] for image in json.loads(theirs.read_bytes())["images"]
-            ]
-            if not same:
-                raise SystemExit("the two do not keep the same images")
+        kept = kind.kept(out / path.relative_to(root))
+        if rival and kept != kind.kept(theirs):
+            raise SystemExit("the two do not keep the same images")
         result: dict[str, Any] = {name: median(found) | {"rounds": found} for name, found in taken.items()}
-        result |= {"images": images, "kept": len(kept), "megabytes": path.stat().st_size / 1e6}
+        result |= {"images": images, "kept": len(kept), "megabytes": size / 1e6}
         if rival:
             first = result[f"spt_jobs_{jobs[0]}"]
-            result["times_faster_cpu"] = result["pycocotools"]["cpu_s"] / first["cpu_s"]
+            result["times_faster_cpu"] = result["plain_script"]["cpu_s"] / first["cpu_s"]
         return result
 
 
@@ -136,14 +208,18 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measure, print, and write JSON where that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=FULL_IMAGES)
+    parser.add_argument("--set", choices=list(KINDS), default="coco")
+    parser.add_argument("--images", type=int, help="instead of the real set's number")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--jobs", default="1,2")
     parser.add_argument("--no-rival", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     jobs = [int(count) for count in arguments.jobs.split(",")]
-    result = machine() | measure(arguments.images, arguments.rounds, jobs, rival=not arguments.no_rival)
+    kind = KINDS[arguments.set]
+    images = arguments.images or kind.images
+    found = measure(kind, images, arguments.rounds, jobs, rival=not arguments.no_rival)
+    result = {"set": arguments.set} | machine() | found
     text = json.dumps(result, indent=1)
     print(text)
     if arguments.json:
