@@ -13,6 +13,7 @@ from sptcli.console import table
 from sptcli.session import Session
 
 if TYPE_CHECKING:
+    from sptcore.data.format import ReadOptions, Source
     from sptcore.data.stats import Histogram, SetStats
 
 EXAMPLES = (
@@ -40,6 +41,9 @@ def command(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="write a page with charts, in one file")
     ] = None,
+    pictures: Annotated[
+        int, typer.Option("--pictures", min=0, metavar="N", help="images with their selection labels, on the page")
+    ] = 4,
     splits: Annotated[
         options.Names | None,
         typer.Option("--splits", parser=options.parse_names, metavar="NAME,..", help="default all there are"),
@@ -81,9 +85,26 @@ def command(
         write_csv(csv, sets, bins=bins)
         artefacts["table"] = csv
     if html is not None:
-        write_html(html, sets, bins=bins)
+        write_html(html, sets, bins=bins, pictures=_label_pictures(found[0], sets[0], pictures, reading))
         artefacts["page"] = html
     session.finish(artefacts=artefacts, next=f"spt make-sparse {options.as_typed(data, root)} --max-ratio 0.2")
+
+
+def _label_pictures(source: Source, stats: SetStats, count: int, reading: ReadOptions) -> list[tuple[str, bytes]]:
+    """Captions and pictures of the first split's labels."""
+    from sptcore.data.locate import read_split
+    from sptcore.labels.pictures import label_pictures
+
+    if not count:
+        return []
+    index = read_split(source, stats.splits[0].split)
+    return [
+        (
+            f"{one.file_name}: " + ", ".join(f"{share:.0%} of the cells of {s}" for s, share in one.ratios.items()),
+            one.jpeg,
+        )
+        for one in label_pictures(index, count, follow_symlinks=reading.follow_symlinks)
+    ]
 
 
 def _views(sets: Sequence[SetStats], bars: Sequence[Histogram], title: str) -> list[Any]:

@@ -42,7 +42,9 @@ def test_files_and_two_sets(data: Path, tmp_path: Path) -> None:
     assert ran.code == 0
     assert "other" in ran.out
     assert Path("a.csv").read_text().startswith("by,label,low,high,mini,other\n")
-    assert "<svg" in Path("a.html").read_text()
+    page = Path("a.html").read_text()
+    assert "<svg" in page
+    assert page.count("data:image/jpeg;base64") == 2  # the images of the miniature that have objects
     assert "page: a.html" in ran.err
 
 

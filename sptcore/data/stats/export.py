@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 from collections.abc import Sequence
@@ -29,8 +30,10 @@ def write_csv(path: Path, sets: Sequence[SetStats], *, bins: int = 20) -> None:
     write_atomically(path, stream.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def write_html(path: Path, sets: Sequence[SetStats], *, bins: int = 20) -> None:
-    """Write the page. Raises EnvironmentFault."""
+def write_html(
+    path: Path, sets: Sequence[SetStats], *, bins: int = 20, pictures: Sequence[tuple[str, bytes]] = ()
+) -> None:
+    """Write the page, with `pictures` (caption, JPEG) at its end. Raises EnvironmentFault."""
     from jinja2 import Environment
 
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
@@ -39,8 +42,16 @@ def write_html(path: Path, sets: Sequence[SetStats], *, bins: int = 20) -> None:
         for by in MEASURES
         for found in [histograms(by, bins, sets)]
     ]
+    shown = [(caption, base64.b64encode(jpeg).decode("ascii")) for caption, jpeg in pictures]
     text = page.render(
-        sets=sets, charts=charts, colours=COLOURS, row=ROW, shown=SHOWN, sizes=coco_sizes, version=__version__
+        sets=sets,
+        charts=charts,
+        pictures=shown,
+        colours=COLOURS,
+        row=ROW,
+        shown=SHOWN,
+        sizes=coco_sizes,
+        version=__version__,
     )
     write_atomically(path, text.encode("utf-8", "backslashreplace"))
 
@@ -124,6 +135,14 @@ svg { max-width: 100%; height: auto; } svg text { font-size: 12px; }
 {% endfor %}
 </div>
 {% endfor %}
+{% if pictures %}
+<h2>Selection labels</h2>
+<p class="soft">The image, then the cells an object touches, stride by stride: the labels make-labels writes.</p>
+{% for caption, data in pictures %}
+<figure><img alt="{{ caption }}" src="data:image/jpeg;base64,{{ data }}" style="max-width: 100%">
+<figcaption class="soft">{{ caption }}</figcaption></figure>
+{% endfor %}
+{% endif %}
 </body>
 </html>
 """
