@@ -18,6 +18,7 @@ from pathlib import Path
 from sptcore.errors import EnvironmentFault
 
 TEMP_MARK = ".spt-tmp-"
+MANY = 256  # files; from here on flushing one by one takes longer than flushing the file system
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -63,10 +64,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temp.mkdir()
         yield temp
-        for folder, _, names in os.walk(temp):
-            for name in names:
-                fsync(Path(folder, name))
-            fsync(Path(folder))
+        _flush_tree(temp)
         _put_in_place(temp, path, replace)
         fsync(path.parent)
     except OSError as error:
@@ -74,6 +72,34 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     finally:
         if temp.exists():
             shutil.rmtree(temp, ignore_errors=True)
+
+
+def _flush_tree(root: Path) -> None:
+    """Flush a folder and all in it; one call for the whole file system where there are more than MANY files."""
+    below = [(Path(folder), names) for folder, _, names in os.walk(root)]
+    if sum(len(names) for _, names in below) > MANY and _sync_file_system(root):
+        return
+    for folder, names in below:
+        for name in names:
+            fsync(folder / name)
+        fsync(folder)
+
+
+def _sync_file_system(path: Path) -> bool:
+    """Flush the file system that holds `path`; False where the system has no such call. Raises OSError."""
+    import ctypes
+
+    try:
+        sync = ctypes.CDLL(None, use_errno=True).syncfs
+    except (AttributeError, OSError, TypeError):  # no such call outside Linux
+        return False
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if sync(handle):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+    finally:
+        os.close(handle)
+    return True
 
 
 def _put_in_place(temp: Path, path: Path, replace: bool) -> None:

@@ -64,6 +64,41 @@ def test_a_failing_flush_is_no_success(tmp_path: Path, monkeypatch: pytest.Monke
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.parametrize("has_call", [True, False])
+def test_many_files_are_flushed_at_once_or_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_call: bool
+) -> None:
+    flushed: list[Path] = []
+    whole: list[Path] = []
+    monkeypatch.setattr(files, "MANY", 3)
+    monkeypatch.setattr(files, "fsync", flushed.append)
+    monkeypatch.setattr(files, "_sync_file_system", lambda path: whole.append(path) or has_call)
+    for count in (3, 4):
+        with atomic_folder(tmp_path / f"folder{count}") as temp:
+            for number in range(count):
+                (temp / f"{number}.txt").write_text("x")
+    assert len(whole) == 1  # four files are more than three
+    assert len([path for path in flushed if path.suffix == ".txt"]) == (3 if has_call else 7)
+    assert len(os.listdir(tmp_path / "folder4")) == 4
+
+
+def test_a_file_system_that_cannot_be_flushed_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> bool:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files, "MANY", 0)
+    monkeypatch.setattr(files, "_sync_file_system", fail)
+    with pytest.raises(EnvironmentFault, match="Input/output error"), atomic_folder(tmp_path / "folder") as temp:
+        (temp / "a").write_text("x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_file_system_call_answers(tmp_path: Path) -> None:
+    assert files._sync_file_system(tmp_path) == (sys.platform == "linux")
+    with pytest.raises(OSError):
+        files._sync_file_system(tmp_path / "none")
+
+
 def folder(path: Path, content: str, *, replace: bool = False) -> None:
     with atomic_folder(path, replace=replace) as temp:
         (temp / "sub").mkdir()
