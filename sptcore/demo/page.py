@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 from PIL import Image
@@ -17,7 +18,7 @@ COLUMNS = (
     "parameters",
     "AP",
     "AP50",
-    "AP50 half way",
+    "first AP50",
     "select ratio",
     "label ratio",
     "recall",
@@ -57,7 +58,7 @@ def write_page(path: Path, entrants: Sequence[Entrant], heatmaps: Sequence[Path]
     sections = [
         section("Side by side", table(COLUMNS, rows(entrants)), _note(config)),
         section("Where the model looks", '<div class="grid">', *pictures, "</div>"),
-        section("Settings of spt-nano", f"<pre>{config.to_toml()}</pre>"),
+        section("Settings of spt-nano", f"<pre>{escape(config.to_toml())}</pre>"),
     ]
     write_atomically(path, page("spt demo", lead, sections))
     return path

@@ -41,7 +41,7 @@ class TrainConfig(BaseModel):
     data: str = _setting("sample", "data set: a name (coco, bdd, voc, sample ...) or a path")
     root: str | None = _setting(None, "folder in which the named data set lies")
     ann: str | None = _setting(None, "annotation file of the training, instead of the layout's own")
-    format: str = _setting("auto", "format of the data set: auto, coco, bdd, voc")
+    format: str = _setting("auto", "format of the data set: auto, coco, bdd, voc, tiny-imagenet")
     split: str = _setting("train", "split to train on")
     val_data: str | None = _setting(None, "data set of the validation (default: the same)")
     val_split: str = _setting("val", "split of the validation")

@@ -68,7 +68,7 @@ def viz_selection(
     paths = output_paths(pictures, output.pictures)
     watchers = open_watchers(weights, pick_device(device))
     if watchers[0].demo:
-        progress.note("no run yet: these are the bundled demo weights, trained on the sample for a few minutes")
+        progress.note("no run with weights: the bundled demo weights, trained on the sample, look instead")
     images, figures, arrays = [], [], {}
     for seen, path in zip(see(pictures, watchers, wanted, progress), paths, strict=True):
         save_figure(seen.figure, path)

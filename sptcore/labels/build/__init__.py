@@ -6,7 +6,7 @@ derives everything again, `check_store` tells whether a store belongs to a data 
 """
 
 from sptcore.labels.build.check import check_store, verify_labels
-from sptcore.labels.build.ensure import ensure_labels, label_path, usable_processors
+from sptcore.labels.build.ensure import ensure_labels, label_path
 from sptcore.labels.build.job import BuildReport, build_labels, check_target, summarise
 from sptcore.labels.build.make import LabelPlan, make_labels, merge_labels, preview_labels, verify_stores
 from sptcore.labels.build.recipe import SOURCES, LabelSource, Recipe
@@ -29,7 +29,6 @@ __all__ = [
     "merge_labels",
     "preview_labels",
     "summarise",
-    "usable_processors",
     "verify_labels",
     "verify_stores",
     "verify_untrusted",

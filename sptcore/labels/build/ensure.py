@@ -12,6 +12,7 @@ from sptcore.cache import cache_folder
 from sptcore.data.locate import read_manifest
 from sptcore.data.lock import build_lock
 from sptcore.data.records import DatasetIndex
+from sptcore.data.workers import usable_processors
 from sptcore.errors import IntegrityError
 from sptcore.files import as_fault
 from sptcore.labels.build.check import check_store
@@ -71,11 +72,6 @@ def label_path(index: DatasetIndex, recipe: Recipe) -> Path:
     parts = [header.source_sha256, header.params_json, image_set_digest(index), VERSION[0]]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return cache_folder() / "labels" / f"{index.format}-{index.split}-{key[:16]}.h5"
-
-
-def usable_processors() -> int:
-    """The processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _folder_of_sparse_set(annotation: Path) -> Path | None:

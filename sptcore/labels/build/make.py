@@ -10,9 +10,10 @@ from sptcore.data.format import Source
 from sptcore.data.locate import read_split, splits_of
 from sptcore.data.lock import build_lock
 from sptcore.data.records import DatasetIndex
+from sptcore.data.workers import usable_processors
 from sptcore.errors import DataError, UsageError, did_you_mean
 from sptcore.labels.build.check import check_store, verify_labels
-from sptcore.labels.build.ensure import label_path, usable_processors
+from sptcore.labels.build.ensure import label_path
 from sptcore.labels.build.job import BuildReport, build_labels, check_target, summarise
 from sptcore.labels.build.recipe import LabelSource, Recipe
 from sptcore.labels.build.staging import WHOLE, Shard, Staging
