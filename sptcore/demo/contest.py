@@ -29,7 +29,7 @@ TIMED_IMAGES = 8
 class Entrant:
     """One model's figures. Ratios and recall are of stage 3 on the validation images, None for a dense model.
 
-    `first_ap50` is from the first validation: half way, or sooner with few epochs. MACs are of one image, every block at
+    `first_ap50` is from the first validation: half way, or sooner in a short run. MACs are of one image, every block at
     the select ratio it was measured at. `ms_image`: median milliseconds of one image through the whole detector on one
     thread, the models taking turns.
     """
