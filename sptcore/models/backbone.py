@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -42,11 +43,15 @@ class Features:
     """What a backbone returns: normed maps (B, C, H, W) under "0".."3", and every selection in block order.
 
     `entry` is s0, the score map read before the first SPA stage (Eq. 1); it is supervised but selects nothing itself.
+    `losses`: terms of the backbone's own, weighted already. `pooled` (B, C): the image vector of a backbone that has
+    one of its own (a class token).
     """
 
     maps: dict[str, Tensor]
     selections: tuple[PlacedSelection, ...] = ()
     entry: PlacedSelection | None = None
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
+    pooled: Tensor | None = None
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from sptcore.errors import UsageError, did_you_mean
@@ -148,6 +148,10 @@ class BackboneConfig:
         if first is None or first == 1 or not self.uses_gates or not self.score_propagation:
             return None
         return first - 1
+
+    def with_outputs(self, stages: tuple[int, ...]) -> BackboneConfig:
+        """The same backbone returning the maps of these stages only: a norm nobody reads would get no gradient."""
+        return replace(self, out_stages=stages)
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict of JSON and TOML values; a `container_len` of None is left out."""

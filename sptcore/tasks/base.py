@@ -127,6 +127,14 @@ def supervised(features: Features) -> list[PlacedSelection]:
     return [one for one in (*placed, *features.selections) if one.selection.gated]
 
 
+def selection_losses(features: Features, select_labels: SelectLabels | None, weight: float) -> dict[str, Tensor]:
+    """What a task adds to its own losses: `loss_select` (with labels and gates), and the backbone's own terms."""
+    losses = dict(features.losses)
+    if select_labels is not None and features.selections:
+        losses["loss_select"] = weight * select_loss(features, select_labels)
+    return losses
+
+
 def select_loss(features: Features, select_labels: SelectLabels) -> Tensor:
     """Eq. 10: binary cross-entropy of each score map against the labels of its stride, mean over valid tokens, summed.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sptcore.errors import UsageError, did_you_mean
-from sptcore.models.backbone import Features, HierarchicalBackbone
-from sptcore.tasks.base import Batch, ModelSpec, Outcome, select_loss
+from sptcore.models.backbone import Features
+from sptcore.models.variants import build_backbone
+from sptcore.tasks.base import Batch, ModelSpec, Outcome, selection_losses
 from sptcore.tasks.coco_metrics import encode_mask
 from sptcore.tasks.detector import HEADS, DetectorOutput, HeadsConfig, build_detector
 
@@ -65,16 +66,14 @@ class DetectionTask:
         """The detector that `spec` describes, freshly initialised."""
         heads = HeadsConfig.from_dict(spec.heads)
         used = tuple(int(level) + 1 for level in heads.levels)  # maps nobody reads would have norms without gradients
-        body = HierarchicalBackbone(replace(spec.backbone, out_stages=used))
+        body = build_backbone(spec.backbone.with_outputs(used))
         return build_detector(body, heads, classes=len(spec.categories), masks=spec.masks)
 
     def outcome(self, model: nn.Module, batch: Batch, *, select_loss_weight: float) -> Outcome:
         """Losses of the proposals, boxes, masks and, weighted, of the selection. The model must be in training mode."""
         output: DetectorOutput = model(batch.images, batch.image_sizes, batch.targets, batch.select_labels)
-        losses = dict(output.losses)
-        if batch.select_labels is not None and output.features.selections:
-            losses["loss_select"] = select_loss_weight * select_loss(output.features, batch.select_labels)
-        return Outcome(losses, output.features)
+        own = selection_losses(output.features, batch.select_labels, select_loss_weight)
+        return Outcome({**output.losses, **own}, output.features)
 
     def losses(self, model: nn.Module, batch: Batch, *, select_loss_weight: float = 0.01) -> dict[str, Tensor]:
         """The parts of `outcome` alone."""
