@@ -21,6 +21,8 @@ CPU_BUDGET = 60.0  # seconds of timing for all rows together, where nobody says 
 class ProfileRequest:
     """What to profile. MACs and parameters are given for every scope; the clock runs on the first one.
 
+    Raises ValueError for two subjects of one name, whose rows nobody could tell apart.
+
     `setting.scope` is not used. `protocol` None: 50 rounds after 10 on CUDA; on a CPU as many as fit into a minute for
     all rows together, at least 3 after 1. `train`: time a forward and backward pass too. `by`: one of BREAKDOWNS.
     """
@@ -32,6 +34,11 @@ class ProfileRequest:
     train: bool = False
     protocol: Protocol | None = None
     by: str = "component"
+
+    def __post_init__(self) -> None:
+        names = [one.name for one in self.subjects]
+        if len(set(names)) < len(names):
+            raise ValueError(f"subjects need names of their own, these are {', '.join(names)}")
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class ProfilePlan:
 def subjects(plan: ProfilePlan, device: torch.device, progress: Progress = SILENT) -> tuple[Subject, ...]:
     """The subjects of a plan. Raises UsageError, DataError or IntegrityError for models, data or weights that fail."""
     trained = None if plan.weights is None else _trained(plan, device, progress)
-    found = [_beside(trained, name, plan) for name in plan.models]
+    found = [_beside(trained, name, plan) for name in dict.fromkeys(plan.models)]
     if plan.data is not None:
         index = plan.data.index()
         found = [_with_labels(one, index, plan, progress) for one in found]
@@ -78,13 +78,14 @@ def _with_labels(one: Subject, index: DatasetIndex, plan: ProfilePlan, progress:
 
 def _trained(plan: ProfilePlan, device: torch.device, progress: Progress) -> Subject:
     run = open_weights(plan.weights or "auto")
+    name = f"{run.name} (trained)" if run.name in plan.models else run.name  # a folder may be called as a model is
     loaded = load_model(run, device=device)
     config = loaded.spec.backbone
     forced = uniform_selections(config, plan.ratios)
     if not config.num_spa_blocks:
-        return trained_subject(run.name, loaded, forced)
+        return trained_subject(name, loaded, forced)
     choice = plan.data or _own_data(run)
-    return trained_subject(run.name, loaded, (_real(loaded, choice, plan, progress), *forced))
+    return trained_subject(name, loaded, (_real(loaded, choice, plan, progress), *forced))
 
 
 def _real(loaded: LoadedModel, choice: DataChoice, plan: ProfilePlan, progress: Progress) -> Selection:

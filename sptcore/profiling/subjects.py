@@ -56,7 +56,9 @@ def uniform_selections(config: BackboneConfig, ratios: Sequence[float]) -> tuple
     """One selection a ratio, the same in every block; the dense one alone for a model that does not select."""
     if not config.num_spa_blocks:
         return (Selection(DENSE),)
-    return tuple(Selection(f"{ratio:g}", (float(ratio),) * config.num_spa_blocks) for ratio in ratios)
+    return tuple(
+        Selection(f"{ratio:.9g}", (ratio,) * config.num_spa_blocks) for ratio in dict.fromkeys(map(float, ratios))
+    )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,8 @@ def _costs(report: ProfileReport, scope: str) -> Grid:
         "model": [row.model for row in rows],
         "select ratio": [_ratio_text(row) for row in rows],
         "params M": [round(row.params / 1e6, 2) for row in rows],
-        "GMACs": [round(row.macs_actual / batch / 1e9, 2) for row in rows],
-        "GMACs Eq. 9": [round(row.macs_eq9 / batch / 1e9, 2) for row in rows],
+        "GMACs": [giga(row.macs_actual / batch) for row in rows],
+        "GMACs Eq. 9": [giga(row.macs_eq9 / batch) for row in rows],
         "counted": [_counted(row, report, batch) for row in rows],
         f"vs {rival.model}": [_speed_up(row.latency, rival.latency) for row in rows],
         "p50 ms": [_ms(row.latency, "median") for row in rows],
@@ -62,7 +63,13 @@ def _costs(report: ProfileReport, scope: str) -> Grid:
 
 def _counted(row: ProfileRow, report: ProfileReport, batch: int) -> float | None:
     """Only where something was miscounted is the column worth its place."""
-    return round(row.macs_counted / batch / 1e9, 2) if report.miscounted else None
+    return giga(row.macs_counted / batch) if report.miscounted else None
+
+
+def giga(macs: float) -> float:
+    """MACs in units of 1e9 with two decimals, and below one with three digits that count."""
+    value = macs / 1e9
+    return round(value, 2 if value == 0 or value >= 1 else 2 - math.floor(math.log10(value)))
 
 
 def _title(report: ProfileReport, scope: str) -> str:
@@ -73,7 +80,7 @@ def _title(report: ProfileReport, scope: str) -> str:
 
 def _ratio_text(row: ProfileRow) -> str:
     """`dense`, the forced ratio, or a name with its mean."""
-    if row.select_ratio is None or row.selection == f"{row.select_ratio:g}":
+    if row.select_ratio is None or row.selection == f"{row.select_ratio:.9g}":
         return row.selection
     return row.selection if _is_number(row.selection) else f"{row.selection} {row.select_ratio:.3f}"
 
@@ -114,8 +121,13 @@ def _share(row: ProfileRow, name: str, batch: int) -> str | None:
     if name not in row.breakdown:
         return None
     actual, eq9 = row.breakdown[name]
-    text = f"{actual / batch / 1e9:.3f}"
-    return text if eq9 is None or eq9 == actual else f"{text} ({eq9 / batch / 1e9:.3f})"
+    text = _giga_text(actual / batch)
+    return text if eq9 is None or eq9 == actual else f"{text} ({_giga_text(eq9 / batch)})"
+
+
+def _giga_text(macs: float) -> str:
+    """Three decimals, or three digits that count where those would be zeros."""
+    return f"{macs / 1e9:.3f}" if macs >= 1e8 or macs == 0 else f"{giga(macs):g}"
 
 
 def to_dict(report: ProfileReport) -> dict[str, object]:

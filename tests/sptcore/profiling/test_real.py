@@ -13,9 +13,10 @@ from sptcore.data.records import DatasetIndex
 from sptcore.errors import DataError, UsageError
 from sptcore.labels.pyramid import levels
 from sptcore.models.variants import VARIANTS
+from sptcore.profiling.job import ProfileRequest
 from sptcore.profiling.plan import DataChoice, ProfilePlan, rival_of, subjects
 from sptcore.profiling.real import label_selection, measured_selection
-from sptcore.profiling.subjects import AUTO_RATIOS
+from sptcore.profiling.subjects import AUTO_RATIOS, Setting
 from sptcore.runs import Run
 from sptcore.runs.models import load_model
 from sptcore.tasks.detector import HEADS
@@ -111,3 +112,14 @@ def test_trained_weights_are_shown_beside_the_swin_of_their_size(weights: Path, 
     assert rival_of(("swin-t", "spt-t"), str(weights)) == ("swin-nano",)
     dense = nano_weights(tmp_path / "swin.safetensors", variant="swin-nano")
     assert rival_of(("swin-t", "spt-t"), str(dense)) == ()
+
+
+def test_a_run_called_as_a_model_is_told_apart(tmp_path: Path) -> None:
+    """Its rows, and what was counted for it, are not those of the fresh model."""
+    weights = nano_weights(tmp_path / "spt-nano.safetensors")
+    plan = ProfilePlan(("spt-nano", "spt-nano"), (64, 64), (0.5, 0.50), str(weights), DataChoice("sample", limit=1))
+    found = subjects(plan, CPU)
+    assert [one.name for one in found] == ["spt-nano", "spt-nano (trained)"]
+    assert [one.name for one in found[1].selections] == ["measured", "0.5"]
+    with pytest.raises(ValueError, match="names of their own"):
+        ProfileRequest((found[0], found[0]), Setting("backbone", 64, 64))

@@ -93,3 +93,11 @@ def test_files(tmp_path: Path) -> None:
 def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.csv, \.md, \.json"):
         check_suffix(tmp_path / "p.xlsx")
+
+
+def test_a_small_model_keeps_three_digits() -> None:
+    small = replace(REPORT.rows[0], macs_actual=2 * 78_912_345, macs_eq9=0, breakdown={"gate": (2 * 12_345, 0)})
+    table, split = grids(replace(REPORT, rows=(small,)), by="component")
+    line = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (line["GMACs"], line["GMACs Eq. 9"]) == (0.0789, 0.0)
+    assert split.rows == [["gate", "1.23e-05 (0.000)"]]
