@@ -18,6 +18,10 @@ from sptcore.runs import runs_root, weights_info
 ORIGINS = {
     "spt": "Select and Pack Transformer, arXiv 2410.23608",
     "swin": "Swin Transformer, arXiv 2103.14030",
+    "topk-windows": "half of the windows, by norm, after SparseViT, arXiv 2303.17605",
+    "topk-tokens": "ours: SPT with half of the tokens, by gate",
+    "swin-gt": "Swin among the object tokens of a window, by labels: an upper bound",
+    "spt-gt": "SPT on the object tokens, by labels: an upper bound",
     "spt-nano": "ours, for the built-in sample",
     "swin-nano": "ours, for the built-in sample",
 }
@@ -70,8 +74,8 @@ class WeightsRow:
 
 
 def family_of(name: str) -> str:
-    """`spt-t` is of family `spt`."""
-    return name.partition("-")[0]
+    """What stands before the last dash: `spt-t` is of family `spt`, `topk-windows-t` of family `topk-windows`."""
+    return name.rpartition("-")[0]
 
 
 def models_of(family: str | None = None) -> list[str]:
@@ -142,8 +146,8 @@ def list_weights(names: Sequence[str]) -> list[WeightsRow]:
     """Weights for these models: torchvision's for Swin of the same size, then those of your own runs, newest first."""
     rows = []
     for name in names:
-        size = name.partition("-")[2]
-        if size in PRETRAINED:
+        size = name.rpartition("-")[2]
+        if size in PRETRAINED and isinstance(VARIANTS[name], BackboneConfig):
             title, file, megabytes, top1 = PRETRAINED[size]
             path = torch_cache() / file
             note = f"ImageNet-1K top-1 {top1:.1f}; spt train --init FILE"

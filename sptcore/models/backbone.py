@@ -176,15 +176,15 @@ def valid_tokens(x: Tensor, image_sizes: Tensor | None, stride: int) -> Tensor:
 
 
 def _build_block(config: BackboneConfig, stage: int, index: int) -> Block:
-    """Block `index` of stage 1..4: SPT and Swin differ in these three arguments only."""
+    """Block `index` of stage 1..4: SPT, Swin and the baselines differ in these three arguments only."""
     dim, depth = config.channels[stage - 1], config.depths[stage - 1]
     shift_size = config.window_size // 2 if index % 2 else 0
     selects = index >= depth - config.spa_blocks[stage - 1]
-    attention = ATTENTIONS["spa" if selects else "window"]
+    attention = ATTENTIONS[config.attention if selects else "window"]
     place = sum(config.depths[: stage - 1]) + index
     return Block(
         dim,
-        selector=SELECTORS[config.selector](dim, config) if selects else None,
+        selector=SELECTORS[config.selector](dim, config, shift_size) if selects else None,
         attention=attention(dim, config.num_heads[stage - 1], shift_size, config),
         bypass="skip_block" if config.ffn == "selected" else config.bypass,
         mlp_ratio=config.mlp_ratio,

@@ -22,8 +22,10 @@ class BackboneConfig:
     """A Swin or SPT backbone of four stages (strides 4, 8, 16, 32). Raises UsageError for values that do not exist.
 
     `num_spa_blocks` blocks, counted from the last backwards, select and pack (paper, Table 6); 0 is Swin.
-    `selector`: gate | ground_truth | topk | all. `select_threshold` is a probability; `tau` and `noise` (gumbel |
-    logistic | none) act in training only; `select_ratio` and `topk_score` (gate | l2) belong to topk.
+    `attention` of those blocks: spa | window_gather (within Swin's windows). `selector`: gate | ground_truth | topk |
+    topk_windows | random | all. `select_threshold` is a probability; `tau` and `noise` (gumbel |
+    logistic | none) act in training only; `select_ratio` belongs to topk, topk_windows and random,
+    `topk_score` (gate | l2) to topk.
     `score_propagation`: a stage's scores are raised by the finer stage's (Eq. 4).
     `train_packing`, `eval_packing`: stream | aligned. `container_len` None is window_size ** 2.
     `scope`: image | image_region | image_window. `rpb`, the position bias of packed blocks: spatial | slot | none.
@@ -39,6 +41,7 @@ class BackboneConfig:
     mlp_ratio: float = 4.0
     drop_path: float = 0.2
     num_spa_blocks: int = 0
+    attention: str = "spa"
     selector: str = "gate"
     select_threshold: float = 0.01
     tau: float = 1.0
@@ -64,9 +67,11 @@ class BackboneConfig:
         self._check_numbers()
 
     def _check_words(self) -> None:
+        from sptcore.models.attention import ATTENTIONS
         from sptcore.models.selectors import SELECTORS
 
         known = {
+            "attention": tuple(ATTENTIONS),
             "selector": tuple(SELECTORS),
             "noise": NOISES,
             "topk_score": SCORE_NAMES,
@@ -85,6 +90,10 @@ class BackboneConfig:
                 )
         if self.bypass == "proj" and self.ffn == "selected":
             raise UsageError("ffn = 'selected' skips the block for unselected tokens; bypass = 'proj' does not")
+        if self.attention == "window_gather" and self.rpb == "none":
+            raise UsageError(
+                "attention = 'window_gather' has the position biases of Swin's windows; rpb = 'none' is for spa"
+            )
 
     def _check_numbers(self) -> None:
         faults = {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from sptcore.models.layers import Gate
-from sptcore.ops.selection import Selection, gumbel_select, topk_select
+from sptcore.ops.selection import Selection, gumbel_select, repeatable_noise, select_windows, topk_select
 
 if TYPE_CHECKING:
     from sptcore.models.config import BackboneConfig
@@ -21,26 +21,28 @@ class TokenContext:
 
     `valid` (B, H, W) bool: tokens of the image, not of batch padding. `prior` (B, H, W): the finer stage's logits,
     max-pooled to this grid, or None. `select_label` (B, H, W) bool: the object tokens, for ground-truth selection.
+    `memory`: what a block leaves for later blocks of its stage in the same pass; each stage begins with none.
     """
 
     valid: Tensor
     prior: Tensor | None = None
     select_label: Tensor | None = None
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Selector(nn.Module):
-    """Built as `cls(dim, config)`; called as `selector(x, normed, context) -> Selection` with the block's input and its
-    norm, (B, H, W, C) each.
+    """Built as `cls(dim, config, shift_size)`; called as `selector(x, normed, context) -> Selection` with the block's
+    input and its norm, (B, H, W, C) each.
     """
 
-    def __init__(self, dim: int, config: BackboneConfig) -> None:
+    def __init__(self, dim: int, config: BackboneConfig, shift_size: int = 0) -> None:
         super().__init__()
 
 
 class GateSelector(Selector):
     """The selection of the paper: gumbel-sigmoid of the gate's score above a small probability (Eq. 4 to 6)."""
 
-    def __init__(self, dim: int, config: BackboneConfig) -> None:
+    def __init__(self, dim: int, config: BackboneConfig, shift_size: int = 0) -> None:
         super().__init__(dim, config)
         self.gate = Gate(dim, config.gate_bias_init)
         self.threshold = config.select_threshold
@@ -75,7 +77,7 @@ class GroundTruthSelector(Selector):
 class TopkSelector(Selector):
     """A fixed share of each image's tokens: the best by the gate, or by the norm of the block's input (no gate)."""
 
-    def __init__(self, dim: int, config: BackboneConfig) -> None:
+    def __init__(self, dim: int, config: BackboneConfig, shift_size: int = 0) -> None:
         super().__init__(dim, config)
         self.gate = Gate(dim, config.gate_bias_init) if config.topk_score == "gate" else None
         self.ratio = config.select_ratio
@@ -85,6 +87,48 @@ class TopkSelector(Selector):
         logits = _norms(x) if own is None else raised(own, context.prior)
         weight = topk_select(logits, context.valid, ratio=self.ratio).to(logits.dtype)
         return Selection(logits, weight, context.valid, own, gated=own is not None)
+
+
+class TopkWindowsSelector(Selector):
+    """A fixed share of each image's windows, those of the largest input (SparseViT; "uniform top-50" of Table 7).
+
+    The scores are read once a stage, on the input of its first selecting block, and from them the windows of the plain
+    and of the shifted partition; later blocks of the stage use the same.
+    """
+
+    def __init__(self, dim: int, config: BackboneConfig, shift_size: int = 0) -> None:
+        super().__init__(dim, config)
+        self.ratio = config.select_ratio
+        self.window_size = config.window_size
+        self.shift_size = shift_size
+
+    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
+        memory, mine = context.memory, f"windows shifted by {self.shift_size}"
+        if "activity" not in memory:
+            memory["activity"] = x.detach().to(_score_dtype(x)).abs().mean(-1)
+        activity = memory["activity"]
+        if mine not in memory:
+            memory[mine] = select_windows(
+                activity, context.valid, ratio=self.ratio, window_size=self.window_size, shift_size=self.shift_size
+            )
+        return Selection(activity, memory[mine].to(activity.dtype), context.valid, gated=False)
+
+
+class RandomSelector(Selector):
+    """A fixed share of each image's tokens whatever is in them, the control of every other selection.
+
+    Drawn from torch's generator in training; in evaluation by a fixed hash of the token's index, so that it repeats.
+    """
+
+    def __init__(self, dim: int, config: BackboneConfig, shift_size: int = 0) -> None:
+        super().__init__(dim, config)
+        self.ratio = config.select_ratio
+
+    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
+        like = x.new_empty(x.shape[:3], dtype=_score_dtype(x))
+        scores = torch.rand_like(like) if self.training else repeatable_noise(like)
+        weight = topk_select(scores, context.valid, ratio=self.ratio).to(scores.dtype)
+        return Selection(scores, weight, context.valid, gated=False)
 
 
 class AllSelector(Selector):
@@ -112,5 +156,7 @@ SELECTORS: dict[str, type[Selector]] = {
     "gate": GateSelector,
     "ground_truth": GroundTruthSelector,
     "topk": TopkSelector,
+    "topk_windows": TopkWindowsSelector,
+    "random": RandomSelector,
     "all": AllSelector,
 }

@@ -1,4 +1,6 @@
-"""VARIANTS: the named backbones. SPT differs from Swin of the same size in the number of blocks that select."""
+"""VARIANTS: the named backbones. SPT differs from Swin of the same size in the number of blocks that select, and the
+baselines from SPT in how these select and attend. A name is family-size, the size after the last dash.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +27,19 @@ VARIANTS: dict[str, BackboneConfig] = {
     "spt-t": replace(_TINY, num_spa_blocks=8),
     "spt-s": replace(_SMALL, num_spa_blocks=20),
     "spt-b": replace(_BASE, num_spa_blocks=20),
+}
+
+_SIZES = ("nano", "t", "s", "b")
+_BASELINES: dict[str, dict[str, Any]] = {
+    "topk-windows": {"selector": "topk_windows", "attention": "window_gather", "topk_score": "l2"},  # Table 7, row 1
+    "topk-tokens": {"selector": "topk", "topk_score": "gate"},
+    "swin-gt": {"selector": "ground_truth", "attention": "window_gather"},  # Fig. 4
+    "spt-gt": {"selector": "ground_truth"},  # Fig. 4
+}
+VARIANTS |= {
+    f"{family}-{size}": replace(VARIANTS[f"spt-{size}"], **settings)
+    for family, settings in _BASELINES.items()
+    for size in _SIZES
 }
 
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sptcore.ops.windows import window_order
+
 NOISES = ("gumbel", "logistic", "none")
 
 
@@ -117,9 +119,7 @@ def sample_noise(like: Tensor, noise: str) -> Tensor:
 
 def topk_select(scores: Tensor, valid: Tensor, *, ratio: float) -> Tensor:
     """The ceil(ratio * valid tokens) best tokens of each image, as a bool mask (B, H, W); ties by token index."""
-    if not 0.0 <= ratio <= 1.0:
-        raise ValueError(f"ratio lies in [0, 1], got {ratio}")
-    share = Fraction(str(ratio))  # exact: ceil(0.1 * 30) is 3, not the 4 of a rounded product
+    share = _share(ratio)  # exact: ceil(0.1 * 30) is 3, not the 4 of a rounded product
     tokens = valid.flatten(1).sum(1)
     counts = (tokens * share.numerator + share.denominator - 1).div(share.denominator, rounding_mode="floor")
     return best_tokens(scores, valid, counts)
@@ -133,6 +133,40 @@ def best_tokens(scores: Tensor, valid: Tensor, counts: Tensor) -> Tensor:
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )
     return (rank < counts[:, None]).view_as(valid) & valid
+
+
+def select_windows(activity: Tensor, valid: Tensor, *, ratio: float, window_size: int, shift_size: int) -> Tensor:
+    """The tokens of the most active windows of each image, as a bool mask (B, H, W) of valid tokens.
+
+    A window's score is the L2 norm of `activity` (B, H, W) over its cells, pad cells and tokens outside the image
+    counting zero; of the windows with a token of the image, the floor(ratio * windows) best are selected, ties by
+    window index. Windows are those of the grid shifted by `shift_size` as Swin shifts it (SparseViT, ALGORITHM 4.4).
+    """
+    share = _share(ratio)
+    batch, height, width = activity.shape
+    order = window_order(height, width, window_size=window_size, shift_size=shift_size, device=activity.device)
+    shape = (batch, order.num_windows, window_size**2)
+    cells = F.pad(activity.detach().masked_fill(~valid, 0.0).flatten(1), (0, 1))[:, order.cells].view(shape)
+    inside = F.pad(valid.flatten(1), (0, 1))[:, order.cells].view(shape).any(-1)
+    counts = (inside.sum(1) * share.numerator).div(share.denominator, rounding_mode="floor")
+    best = best_tokens(torch.linalg.vector_norm(cells, dim=-1), inside, counts)
+    return best.repeat_interleave(window_size**2, dim=1)[:, order.positions].view_as(valid) & valid
+
+
+def repeatable_noise(like: Tensor) -> Tensor:
+    """Numbers in [0, 1) shaped as `like` (B, H, W), in its dtype: a fixed hash of the token's index in its image."""
+    index = torch.arange(like[0].numel(), device=like.device)
+    mixed = (index + 1) * 0x9E3779B1 % 2**32  # Knuth's multiplicative hash, then one more round
+    mixed = (mixed ^ (mixed >> 15)) * 0x2C1B3C6D % 2**32
+    mixed = (mixed ^ (mixed >> 12)) % 2**24  # what float32 holds exactly
+    return (mixed.to(like.dtype) / 2**24).view_as(like[0]).expand_as(like)
+
+
+def _share(ratio: float) -> Fraction:
+    """The ratio as it is written in decimals. Raises ValueError outside [0, 1]."""
+    if not 0.0 <= ratio <= 1.0:
+        raise ValueError(f"ratio lies in [0, 1], got {ratio}")
+    return Fraction(str(ratio))
 
 
 def coarsen(logits: Tensor, valid: Tensor) -> Tensor:

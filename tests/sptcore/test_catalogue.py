@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sptcore.catalogue import PRETRAINED, list_models, list_stages, list_weights, models_of, run_weights
+from sptcore.catalogue import PRETRAINED, family_of, list_models, list_stages, list_weights, models_of, run_weights
 from sptcore.errors import UsageError
 from sptcore.models.variants import VARIANTS, build_backbone
 
@@ -23,16 +23,22 @@ def test_parameters_are_those_of_a_real_model(name: str) -> None:
     assert sum(stage.spa_blocks for stage in stages) == row.spa_blocks
 
 
-def test_costs_fall_with_the_ratio_for_spt_only() -> None:
+def test_costs_fall_with_the_ratio_where_blocks_select() -> None:
     rows = {row.name: row.macs for row in list_models(models_of(), width=1280, height=800)}
     assert set(rows) == set(VARIANTS)
     for name, macs in rows.items():
-        assert (macs[0.25] < macs[1.0]) == name.startswith("spt")
+        assert (macs[0.25] < macs[1.0]) == bool(VARIANTS[name].num_spa_blocks)
     assert list_stages("spt-t", width=1280, height=800)[2].grid == (80, 50)
 
 
 def test_families() -> None:
     assert all(name.startswith("swin-") for name in models_of("swin"))
+    assert [family_of(name) for name in ("spt-t", "topk-windows-nano", "swin-gt-b")] == [
+        "spt",
+        "topk-windows",
+        "swin-gt",
+    ]
+    assert models_of("topk-windows") == [f"topk-windows-{size}" for size in ("nano", "t", "s", "b")]
     with pytest.raises(UsageError, match="no family 'spd'"):
         models_of("spd")
 

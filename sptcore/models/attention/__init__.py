@@ -10,8 +10,10 @@ from __future__ import annotations
 from sptcore.models.attention.base import Attention
 from sptcore.models.attention.spa import SelectPackAttention
 from sptcore.models.attention.window import WindowAttention
+from sptcore.models.attention.window_gather import WindowGatherAttention
 
 ATTENTIONS: dict[str, type[Attention]] = {
     "window": WindowAttention,
     "spa": SelectPackAttention,
+    "window_gather": WindowGatherAttention,
 }

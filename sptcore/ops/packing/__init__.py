@@ -123,6 +123,25 @@ def plan_packing(
     )
 
 
+def plan_windows(mask: Tensor, window_size: int, shift_size: int, impl: str = "auto") -> Packing:
+    """Plan the windows in which a token of `mask` (B, H, W) bool lies: one container a window, each token at its cell.
+
+    Windows are those of the grid shifted as Swin shifts it, by image and then by window; those without a token are left
+    out. Cells without a selected token are the pads, anywhere in a container. Waits for the device.
+    """
+    length = window_size**2
+    packing = plan_packing(mask, window_size, shift_size, "aligned", length, impl)
+    order = window_order(*mask.shape[1:], window_size=window_size, shift_size=shift_size, device=mask.device)
+    window = packing.image_id * order.num_windows + packing.windows  # ascending, as the tokens are
+    active, container = torch.unique_consecutive(window, return_inverse=True)
+    return replace(
+        packing,
+        num_containers=active.numel(),
+        contiguous=packing.num_tokens == active.numel() * length,
+        slot=container * length + packing.position % length,
+    )
+
+
 def _compact_by_kernel(mask: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `compact`, but with the counts on the host: the one wait for the device."""
     from sptcore.ops.packing import kernel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sptcore.models.attention import ATTENTIONS
 from sptcore.models.backbone import HierarchicalBackbone
@@ -19,7 +20,9 @@ PARAMETERS = {  # torchvision's counts without the head, plus norm0 .. norm2, pl
     "swin-s": 49_606_258 - 769_000 + 2 * (96 + 192 + 384),
     "swin-b": 87_768_224 - 1_025_000 + 2 * (128 + 256 + 512),
 }
-GATES = {"spt-t": ("swin-t", 4_041), "spt-s": ("swin-s", 8_661), "spt-b": ("swin-b", 11_541)}
+GATES = {"t": 4_041, "s": 8_661, "b": 11_541}  # of the families that have gates; the others have Swin's parameters
+GATED, UNGATED = ("spt", "topk-tokens"), ("topk-windows", "swin-gt", "spt-gt")
+DENSE = ("swin", "dat", "vit")  # families of which no block selects
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -27,16 +30,29 @@ def test_every_variant_is_built_with_the_parameters_it_should_have(name):
     with torch.device("meta"):
         model = build_backbone(name)
     count = sum(parameter.numel() for parameter in model.parameters())
+    family, _, size = name.rpartition("-")
     if name in PARAMETERS:
         assert count == PARAMETERS[name]
-    elif name in GATES:
-        dense, gates = GATES[name]
-        assert count == PARAMETERS[dense] + gates
-    assert name.startswith("spt") == bool(model.config.num_spa_blocks)
+    elif size in GATES and family in (*GATED, *UNGATED):
+        assert count == PARAMETERS[f"swin-{size}"] + (GATES[size] if family in GATED else 0)
+    assert (family in DENSE) == (not model.config.num_spa_blocks)
     assert len(model.out_channels) == len(model.strides) == 4
 
 
-@pytest.mark.parametrize("settings", [{}, {"num_spa_blocks": 3}, {"num_spa_blocks": 0}, {"selector": "topk"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_spa_blocks": 3},
+        {"num_spa_blocks": 0},
+        {"selector": "topk"},
+        {"attention": "window_gather"},
+        {"selector": "topk_windows", "attention": "window_gather", "bypass": "skip_block"},
+        {"selector": "topk_windows"},
+        {"selector": "random", "attention": "window_gather", "bypass": "proj"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("size", [(64, 80), (70, 45), (5, 130), (1, 1)])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_backbone_keeps_its_contract_at_any_size(settings, size, training):
@@ -84,6 +100,11 @@ def test_every_attention_keeps_its_contract(name, shift):
         assert_same(again, attended.tokens, tolerance=1e-6)
 
 
+def windows_with(mask):
+    """Windows of 7 in which a token of `mask` (9, 10) lies."""
+    return int(F.max_pool2d(mask[None, None].float(), 7, ceil_mode=True).sum())
+
+
 @pytest.mark.parametrize("name", SELECTORS)
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("topk_score", ["gate", "l2"])
@@ -107,5 +128,7 @@ def test_every_selector_keeps_its_contract(name, training, topk_score):
         assert torch.equal(selection.mask, label & valid)
     if name == "all":
         assert torch.equal(selection.mask, valid)
-    if name == "topk":
+    if name in ("topk", "random"):
         assert selection.counts.tolist() == [45, 25]
+    if name == "topk_windows":  # half of 2 x 2 windows; of the one row of them that image 1 reaches
+        assert [windows_with(mask) for mask in selection.mask] == [2, 1]
