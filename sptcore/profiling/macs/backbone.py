@@ -1,0 +1,88 @@
+"""MACs of a hierarchical backbone: its grids, its stages, the counts a select ratio means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sptcore.models.config import BackboneConfig
+from sptcore.profiling.forced import selected_tokens
+from sptcore.profiling.macs.blocks import spa_block, window_block
+from sptcore.profiling.macs.cost import StageCost, same_cost
+
+PATCH_VALUES = 4 * 4 * 3
+
+Counts = Sequence[Sequence[int]]  # selected tokens: one row a selecting block in network order, one number an image
+
+
+def stage_grids(height: int, width: int) -> list[tuple[int, int]]:
+    """The token grid (h, w) of each of the four stages for an image of height x width pixels: nested ceilings."""
+    grids = [(-(-height // 4), -(-width // 4))]
+    for _ in range(3):
+        grids.append((-(-grids[-1][0] // 2), -(-grids[-1][1] // 2)))
+    return grids
+
+
+def spa_places(config: BackboneConfig) -> list[tuple[int, int]]:
+    """(stage, block), both from 1, of every selecting block in network order."""
+    return [
+        (stage, block)
+        for stage, (depth, selecting) in enumerate(zip(config.depths, config.spa_blocks, strict=True), start=1)
+        for block in range(depth - selecting + 1, depth + 1)
+    ]
+
+
+def uniform_counts(
+    config: BackboneConfig, height: int, width: int, ratio: float | Sequence[float], batch: int = 1
+) -> list[list[int]]:
+    """The counts that a select ratio means: the same for every block, or one a selecting block in network order."""
+    places, grids = spa_places(config), stage_grids(height, width)
+    ratios = [ratio] * len(places) if isinstance(ratio, (int, float)) else list(ratio)
+    if len(ratios) != len(places):
+        raise ValueError(f"{len(ratios)} ratios for {len(places)} selecting blocks")
+    tokens = [grids[stage - 1][0] * grids[stage - 1][1] for stage, _ in places]
+    return [[selected_tokens(share, count)] * batch for share, count in zip(ratios, tokens, strict=True)]
+
+
+def backbone_macs(
+    config: BackboneConfig,
+    height: int,
+    width: int,
+    ratio: float | Sequence[float] = 1.0,
+    batch: int = 1,
+    *,
+    counts: Counts | None = None,
+    packing: str | None = None,
+) -> list[StageCost]:
+    """MACs of a backbone for `batch` images of height x width, by stage.
+
+    `ratio`: share of tokens every selecting block keeps, or one a block; `counts` instead gives the very numbers.
+    `packing`: stream | aligned, by default the config's packing of evaluation. Raises ValueError for ratios or counts
+    that do not fit the selecting blocks.
+    """
+    if counts is None:
+        counts = uniform_counts(config, height, width, ratio, batch)
+    if len(counts) != config.num_spa_blocks or any(len(row) != batch for row in counts):
+        raise ValueError(f"counts must be {config.num_spa_blocks} rows of {batch}")
+    left, stages = list(counts), []
+    for stage, grid in enumerate(stage_grids(height, width), start=1):
+        mine, left = left[: config.spa_blocks[stage - 1]], left[config.spa_blocks[stage - 1] :]
+        stages.append(_stage(config, stage, grid, batch, mine, packing or config.eval_packing))
+    return stages
+
+
+def _stage(
+    config: BackboneConfig, stage: int, grid: tuple[int, int], batch: int, counts: Counts, packing: str
+) -> StageCost:
+    channels, tokens = config.channels[stage - 1], batch * grid[0] * grid[1]
+    way_in = ("patch_embed", PATCH_VALUES) if stage == 1 else ("merging", 2 * channels)  # 4C/2 values in, C out
+    costs = [same_cost("backbone", way_in[0], tokens * way_in[1] * channels, stage)]
+    dense = config.depths[stage - 1] - len(counts)
+    for block in range(1, config.depths[stage - 1] + 1):
+        if block <= dense:
+            costs += window_block(config, stage, block, grid, batch)
+        else:
+            costs += spa_block(config, stage, block, tokens, counts[block - dense - 1], packing)
+    if config.entry_stage == stage:
+        costs.append(same_cost("backbone", "gate", tokens * channels, stage))
+    ratio = sum(map(sum, counts)) / (len(counts) * tokens) if counts else None
+    return StageCost(stage, tuple(costs), ratio)
