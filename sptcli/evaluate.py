@@ -116,8 +116,6 @@ def _text(path: Path | None) -> str | None:
 
 
 def _views(report: EvaluationReport, *, per_class: bool) -> list[Any]:
-    from sptcore.tasks.coco_metrics import METRICS
-
     about: dict[str, object] = {
         "evaluated": report.subject,
         "on": f"{report.data} {report.split}",
@@ -128,7 +126,9 @@ def _views(report: EvaluationReport, *, per_class: bool) -> list[Any]:
         about["selection"] = f"{report.selector}, {report.packing}{bound}"
     views: list[Any] = [pairs(about)]
     kinds = list(report.scores)
-    rows = [[name, *(_figure(report.scores[kind].figures[name]) for kind in kinds)] for name in METRICS]
+    names = dict.fromkeys(name for scores in report.scores.values() for name in scores.figures)
+    main = next(iter(names))
+    rows = [[name, *(_figure(report.scores[kind].figures[name]) for kind in kinds)] for name in names]
     views.append(table(["", *kinds], rows))
     if report.counts:
         rows = [
@@ -142,10 +142,10 @@ def _views(report: EvaluationReport, *, per_class: bool) -> list[Any]:
         views.append(pairs({"backbone MACs": text}))
     if report.bins:
         rows = [
-            [f"{one.low:g} to {one.high:g}", one.images, *(_figure(one.scores[kind].figures["AP"]) for kind in kinds)]
+            [f"{one.low:g} to {one.high:g}", one.images, *(_figure(one.scores[kind].figures[main]) for kind in kinds)]
             for one in report.bins
         ]
-        views.append(table(["object ratio", "images", *(f"{kind} AP" for kind in kinds)], rows))
+        views.append(table(["object ratio", "images", *(f"{kind} {main}" for kind in kinds)], rows))
     if per_class:
         rows = [
             [name, *(_figure(report.scores[kind].per_class.get(category_id, -1.0)) for kind in kinds)]

@@ -261,7 +261,7 @@ def _show(session: Session, report: FitReport) -> None:
     views = []
     if report.evaluation is not None:
         document["metrics"] = figures = report.evaluation.figures()
-        wanted = ("bbox.AP", "bbox.AP50", "bbox.AP75", "segm.AP", "segm.AP50")
+        wanted = report.figures
         ratios = [name for name in figures if name.startswith(("select_ratio", "label_ratio", "recall"))]
         rows = [[key, figures[key]] for key in (*wanted, *ratios) if key in figures]
         views = [table(["validation", "value"], rows)]

@@ -1,4 +1,4 @@
-"""Job evaluate: a run, weights or a results file on a data set: COCO's figures, selection by block, MACs spent."""
+"""Job evaluate: a run, weights or a results file on a data set: the task's figures, selection by block, MACs spent."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from sptcore.progress import SILENT, Progress
 from sptcore.runs import Run
 from sptcore.runs.device import pick_device
 from sptcore.runs.models import LoadedModel, load_model, parse_spec
-from sptcore.tasks.base import BlockCounts
-from sptcore.tasks.coco_metrics import BACKENDS, METRICS, CocoScores
+from sptcore.tasks import TASKS
+from sptcore.tasks.base import BlockCounts, Result, Scores, Scoring, Task
+from sptcore.tasks.coco_metrics import BACKENDS, METRICS
 from sptcore.training.config import make_config
 from sptcore.training.datasets import ImageDataset, WholeImage
-from sptcore.training.evaluate import Evaluation, ImageTokens, Running, evaluate_model, score
+from sptcore.training.evaluate import Evaluation, ImageTokens, Running, evaluate_model
 from sptcore.training.loading import default_workers
 from sptcore.training.prepare import label_strides
 from sptcore.training.threads import fitting_threads
@@ -76,7 +77,7 @@ class RatioBin:
     low: float
     high: float
     images: int
-    scores: dict[str, CocoScores]
+    scores: dict[str, Scores]
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,11 @@ class EvaluationReport:
     """What an evaluation came to. `selector` tells how tokens were chosen: "ground_truth" is an upper bound."""
 
     subject: str
+    task: str
     data: str
     split: str
     images: int
-    scores: dict[str, CocoScores]
+    scores: dict[str, Scores]
     class_names: dict[int, str]
     selector: str | None = None
     packing: str | None = None
@@ -182,10 +184,11 @@ def _on_data(run: Run | None, settings: EvaluationSettings) -> EvaluationSetting
 
 def _score_file(path: Path, index: DatasetIndex, data: str, settings: EvaluationSettings) -> EvaluationReport:
     results, masks = read_results(path, index)
-    scores = score(index, results, masks=masks, backend=settings.backend)
+    task, scoring = TASKS["detect"], Scoring(masks=masks, backend=settings.backend)
+    scores = task.score(index, results, scoring)
     names = {category.category_id: category.name for category in index.categories}
-    report = EvaluationReport(str(path), data, settings.split, len(index.records), scores, names)
-    return _completed(report, index, results, masks, settings)
+    report = EvaluationReport(str(path), task.name, data, settings.split, len(index.records), scores, names)
+    return _completed(report, index, results, scoring, settings)
 
 
 def _score_model(
@@ -209,6 +212,7 @@ def _score_model(
         write_results(settings.save_predictions, evaluation.results)
     report = EvaluationReport(
         subject=str(run.weights),
+        task=loaded.task.name,
         data=data,
         split=settings.split,
         images=evaluation.images,
@@ -219,7 +223,8 @@ def _score_model(
         counts=evaluation.counts,
         macs=macs_spent(backbone, evaluation.tokens),
     )
-    return _completed(report, index, evaluation.results, loaded.spec.masks, settings)
+    scoring = Scoring(masks=loaded.spec.masks, backend=settings.backend)
+    return _completed(report, index, evaluation.results, scoring, settings)
 
 
 def _backbone_changes(backbone: BackboneConfig, settings: EvaluationSettings) -> dict[str, Any]:
@@ -280,20 +285,21 @@ def _dataset(
 def _completed(
     report: EvaluationReport,
     index: DatasetIndex,
-    results: Sequence[dict[str, Any]],
-    masks: bool,
+    results: Sequence[Result],
+    scoring: Scoring,
     settings: EvaluationSettings,
 ) -> EvaluationReport:
     """The report with its object-ratio bins, both scorers compared where that was asked for."""
+    task = TASKS[report.task]
     if settings.check_backends:
         other = next(name for name in BACKENDS if name != settings.backend)
-        _compare(report.scores, score(index, results, masks=masks, backend=other), settings.backend, other)
+        _compare(report.scores, task.score(index, results, replace(scoring, backend=other)), settings.backend, other)
     if settings.by_ratio:
-        report.bins.extend(_bins(index, results, masks, settings))
+        report.bins.extend(_bins(task, index, results, scoring, settings.by_ratio))
     return report
 
 
-def _compare(ours: dict[str, CocoScores], theirs: dict[str, CocoScores], name: str, other: str) -> None:
+def _compare(ours: dict[str, Scores], theirs: dict[str, Scores], name: str, other: str) -> None:
     for kind, scores in ours.items():
         for figure, value in scores.figures.items():
             difference = abs(value - theirs[kind].figures[figure])
@@ -302,17 +308,16 @@ def _compare(ours: dict[str, CocoScores], theirs: dict[str, CocoScores], name: s
 
 
 def _bins(
-    index: DatasetIndex, results: Sequence[dict[str, Any]], masks: bool, settings: EvaluationSettings
+    task: Task, index: DatasetIndex, results: Sequence[Result], scoring: Scoring, by_ratio: Sequence[float]
 ) -> list[RatioBin]:
     """Scores of the images in each bin of object-pixel ratio; bins without images are left out."""
-    edges = [0.0, *sorted(settings.by_ratio), 1.0]
+    edges = [0.0, *sorted(by_ratio), 1.0]
     ratios = {record.image_id: object_ratio(record) for record in index.records}
     bins = []
     for low, high in pairwise(edges):
         ids = [i for i, (pixels, total) in ratios.items() if _lies_in(pixels, total, low, high)]
         if ids:
-            scores = score(index, results, masks=masks, backend=settings.backend, image_ids=ids)
-            bins.append(RatioBin(low, high, len(ids), scores))
+            bins.append(RatioBin(low, high, len(ids), task.score(index, results, replace(scoring, image_ids=ids))))
     return bins
 
 
@@ -337,24 +342,28 @@ def macs_spent(backbone: BackboneConfig, tokens: Sequence[ImageTokens]) -> MacsS
 
 
 def parse_demands(text: str) -> dict[str, float]:
-    """`"AP=.20,segm.AP50=.4"` as figure -> least value; a plain name is a box figure. Raises UsageError."""
+    """`"AP=.20,segm.AP50=.4"` as figure -> least value. Raises UsageError."""
+    known = {name.rpartition(".")[2] for task in TASKS.values() for name in task.figures} | {*METRICS}
     demands = {}
     for part in text.split(","):
         name, equals, value = part.strip().partition("=")
-        name = name if "." in name else f"bbox.{name}"
         try:
             demands[name] = float(value)
         except ValueError:
             raise UsageError(f"{part!r} is not FIGURE=VALUE, such as AP=.20") from None
-        if not equals or (name.split(".")[0] in ("bbox", "segm") and name.split(".")[1] not in METRICS):
-            raise UsageError(f"no figure {part!r}", hint=did_you_mean(name.split(".")[1], METRICS))
+        if not equals or ("." not in name and name not in known):
+            raise UsageError(f"no figure {part!r}", hint=did_you_mean(name, known))
     return demands
 
 
 def check_demands(report: EvaluationReport, demands: Mapping[str, float]) -> None:
-    """Raise IntegrityError when a figure lies below what is demanded, UsageError when there is no such figure."""
+    """Raise IntegrityError when a figure lies below what is demanded, UsageError when there is no such figure.
+
+    A plain name is one of the first kind that has it: AP is that of the boxes.
+    """
     figures = report.figures()
-    for name, least in demands.items():
+    for demanded, least in demands.items():
+        name = next((figure for figure in figures if demanded in (figure, figure.partition(".")[2])), demanded)
         if name not in figures:
             raise UsageError(f"this evaluation has no figure '{name}'", hint=did_you_mean(name, figures))
         if not figures[name] >= least:

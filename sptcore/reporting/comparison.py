@@ -16,7 +16,7 @@ from sptcore.profiling.subjects import DENSE, Built, Case, Selection, Setting
 from sptcore.profiling.timing import Protocol, measure
 from sptcore.progress import SILENT, Progress
 from sptcore.reporting.curves import shared_curves
-from sptcore.reporting.facts import RunFacts, read_facts
+from sptcore.reporting.facts import RunFacts, accuracy_words, read_facts
 from sptcore.runs import Run
 from sptcore.runs.models import load_model
 from sptcore.viz.charts import Axis, Series, scatter_chart
@@ -77,7 +77,7 @@ def _figures(facts: Sequence[RunFacts], names: dict[str, str]) -> dict[str, list
 
 
 def _accuracy(facts: Sequence[RunFacts]) -> dict[str, list[Value]]:
-    return _figures(facts, {"bbox.AP": "AP", "bbox.AP50": "AP50", "bbox.AP75": "AP75", "segm.AP": "mask AP"})
+    return _figures(facts, accuracy_words(facts))
 
 
 def _macs(facts: Sequence[RunFacts]) -> dict[str, list[Value]]:
@@ -218,14 +218,15 @@ def to_html(found: Comparison) -> str:
 
 
 def accuracy_cost(found: Comparison) -> list[str]:
-    """Box AP against backbone MACs, and against images a second where they were measured."""
+    """The figure that decides against backbone MACs, and against images a second where they were measured."""
+    accuracy = next(iter(accuracy_words(found.runs).values()))
     costs = {
         "GMACs": Axis("backbone GMACs an image", from_zero=True),
         "backbone img/s": Axis("backbone images a second"),
     }
     charts = []
     for column, axis in costs.items():
-        pairs = zip(found.names, found.figures.get(column, []), found.figures.get("AP", []), strict=False)
+        pairs = zip(found.names, found.figures.get(column, []), found.figures.get(accuracy, []), strict=False)
         series = [Series(name, [(cost, ap)]) for name, cost, ap in pairs if cost is not None and ap is not None]
-        charts.append(scatter_chart("Accuracy against cost", series, axis, Axis("box AP", percent=True)))
+        charts.append(scatter_chart("Accuracy against cost", series, axis, Axis(accuracy, percent=True)))
     return [chart for chart in charts if chart]

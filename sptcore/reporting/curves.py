@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sptcore.reporting.facts import RunFacts, told
+from sptcore.reporting.facts import RunFacts, accuracy_words, told
 from sptcore.viz.charts import Axis, Series, line_chart
 
 EPOCH = Axis("epoch")
@@ -24,7 +24,7 @@ def run_curves(facts: RunFacts) -> list[str]:
     steps = [row for row in rows if "loss" in row]
     losses = [name for name in _columns(rows) if name.startswith("loss_")]
     stages = sorted({name.rpartition(".")[2] for name in _columns(rows) if name.startswith("val.select_ratio.")})
-    accuracy = {"val.bbox.AP": "box AP", "val.bbox.AP50": "box AP50", "val.segm.AP": "mask AP"}
+    accuracy = {f"val.{name}": words for name, words in accuracy_words([facts]).items()}
     chosen = [
         series_of(rows, f"val.{figure}.{stage}", f"{word}, {stage.replace('stage', 'stage ')}")
         for stage in stages
@@ -58,8 +58,7 @@ def run_curves(facts: RunFacts) -> list[str]:
 def shared_curves(runs: Sequence[RunFacts]) -> list[str]:
     """One figure of every run in one chart."""
     wanted = {
-        "val.bbox.AP": "Box AP on validation",
-        "val.segm.AP": "Mask AP on validation",
+        **{f"val.{name}": f"{words} on validation" for name, words in accuracy_words(runs).items()},
         "val.select_ratio.stage3": "Tokens selected on validation, stage 3",
         "val.select_ratio.stage4": "Tokens selected on validation, stage 4",
     }

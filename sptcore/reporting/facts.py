@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,6 @@ from sptcore.runs import Run
 from sptcore.runs.models import parse_spec
 from sptcore.tasks import TASKS
 from sptcore.tasks.base import ModelSpec
-
-MAIN_FIGURE = "bbox.AP"
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def read_facts(run: Run) -> RunFacts:
         step = run.info.notes.get("step")
         return RunFacts(run, spec, params, {}, cost_of(spec, {}), step)
     rows = run.metrics()
-    best = best_validation(rows)
+    best = best_validation(rows, next(iter(TASKS[spec.task].figures)))
     figures = {name.removeprefix("val."): value for name, value in best.items() if name.startswith("val.")}
     return RunFacts(
         run=run,
@@ -91,15 +89,20 @@ def read_facts(run: Run) -> RunFacts:
     )
 
 
-def best_validation(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The row of the best box AP, the later of equals, as the best weights are chosen; {} without a validation."""
-    scored = [row for row in rows if f"val.{MAIN_FIGURE}" in row]
-    return max(reversed(scored), key=lambda row: row[f"val.{MAIN_FIGURE}"], default={})
+def best_validation(rows: Sequence[dict[str, Any]], figure: str) -> dict[str, Any]:
+    """The row of the best `figure`, the later of equals, as the best weights are chosen; {} without a validation."""
+    scored = [row for row in rows if f"val.{figure}" in row]
+    return max(reversed(scored), key=lambda row: row[f"val.{figure}"], default={})
+
+
+def accuracy_words(runs: Iterable[RunFacts]) -> dict[str, str]:
+    """The figures worth telling of these runs' tasks, as name -> words."""
+    return {name: words for facts in runs for name, words in TASKS[facts.spec.task].figures.items()}
 
 
 def told(name: str, value: float) -> bool:
     """Whether a figure says something: COCO writes -1 where there is no such object."""
-    return math.isfinite(value) and not (value < 0 and name.partition(".")[0] in ("bbox", "segm"))
+    return math.isfinite(value) and not (value < 0 and "." in name)
 
 
 def cost_of(spec: ModelSpec, figures: dict[str, float]) -> Cost:

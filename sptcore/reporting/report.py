@@ -11,7 +11,7 @@ from sptcore.errors import SptError
 from sptcore.files import write_atomically
 from sptcore.progress import SILENT, Progress
 from sptcore.reporting.curves import run_curves
-from sptcore.reporting.facts import RunFacts, read_facts
+from sptcore.reporting.facts import RunFacts, accuracy_words, read_facts
 from sptcore.runs import Run
 from sptcore.runs.demo import is_demo
 from sptcore.runs.models import load_model
@@ -19,7 +19,7 @@ from sptcore.viz.pages import page, picture, section, table
 from sptcore.viz.pictures import Picture, Reading, find_pictures
 from sptcore.viz.selection import Look, Watcher, see
 
-FIGURES = ("bbox.AP", "bbox.AP50", "bbox.AP75", "segm.AP", "select_ratio", "label_ratio", "recall", "precision")
+SELECTION_FIGURES = ("select_ratio", "label_ratio", "recall", "precision")
 LOG_LINES = 40
 
 
@@ -67,17 +67,16 @@ def _lead(facts: RunFacts) -> str:
     data = facts.settings.get("data") or facts.run.info.notes.get("data") or "unknown data"
     steps = "" if facts.step is None else f", best weights of step {facts.step}"
     demo = ", bundled demo weights" if is_demo(facts.run) else ""
-    kind = "masks and boxes" if facts.spec.masks else "boxes"
+    kind = "" if facts.spec.task != "detect" else ", masks and boxes" if facts.spec.masks else ", boxes"
     classes = len(facts.spec.categories)
     tool = facts.run.info.tool_version
-    return f"{facts.spec.task} on {data}, {classes} classes, {kind}{steps}{demo}; written by spt {tool}"
+    return f"{facts.spec.task} on {data}, {classes} classes{kind}{steps}{demo}; written by spt {tool}"
 
 
 def summary(facts: RunFacts) -> list[tuple[str, object]]:
     """The few figures that say what a run came to, as (name, value)."""
-    words = {"bbox.AP": "box AP", "bbox.AP50": "box AP50", "segm.AP": "mask AP"}
     lines: list[tuple[str, object]] = [
-        (word, facts.figures[name]) for name, word in words.items() if name in facts.figures
+        (word, facts.figures[name]) for name, word in accuracy_words([facts]).items() if name in facts.figures
     ]
     for name, value in facts.figures.items():
         figure, _, stage = name.partition(".stage")
@@ -110,7 +109,8 @@ def _summary(facts: RunFacts) -> str:
 def _validations(facts: RunFacts) -> str:
     rows = facts.validations()
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name.startswith("val.")]
-    kept = [name for name in names if any(name[4:] == one or name[4:].startswith(f"{one}.") for one in FIGURES)]
+    accuracy = accuracy_words([facts])
+    kept = [name for name in names if name[4:] in accuracy or name[4:].partition(".")[0] in SELECTION_FIGURES]
     cells = [[row["step"], round(row["epoch"], 2), *(row.get(name) for name in kept)] for row in rows]
     return table(["step", "epoch", *(name[4:] for name in kept)], cells) if rows else ""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sptcore.data.records import DatasetIndex
 from sptcore.models.backbone import BackboneConfig, Features, PlacedSelection
 
 SelectLabels = Mapping[int, Tensor]
@@ -86,12 +87,42 @@ class ModelSpec:
         )
 
 
+Result = dict[str, Any]
+"""One entry of a results file in COCO's form: `image_id`, `category_id`, `score`, where there are any `bbox` (x, y,
+width, height in pixels of the file) and `segmentation` (compressed run lengths)."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The figures of one kind; -1 where the ground truth has nothing to find, as in COCO.
+
+    `per_class`: category id -> its figure, by name.
+    """
+
+    kind: str
+    figures: dict[str, float]
+    per_class: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How results are measured: whether they have masks, by which back end, on which images (None: all)."""
+
+    masks: bool = False
+    backend: str = "faster"
+    image_ids: Sequence[int] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A training forward pass: the loss by its parts, already weighted, and what the backbone selected."""
+    """A training forward pass: the loss by its parts, already weighted, and what the backbone selected.
+
+    `logits` (B, classes): of tasks that give each image a score by class.
+    """
 
     losses: dict[str, Tensor]
     features: Features
+    logits: Tensor | None = None
 
     @property
     def total(self) -> Tensor:
@@ -102,7 +133,9 @@ class Outcome:
 class Task(Protocol):
     """One thing to learn: how its model is built, what it loses, what it predicts."""
 
-    name: str
+    name: ClassVar[str]
+    figures: ClassVar[Mapping[str, str]]
+    """The figures worth telling, as "kind.figure" -> words; by the first the best weights are chosen."""
 
     def heads_config(self, name: str, variant: str) -> dict[str, Any]:
         """The settings of the heads called `name` ("auto" = what fits the variant), as plain values."""
@@ -116,8 +149,12 @@ class Task(Protocol):
         """The losses of a batch, `loss_select` among them when it has labels and the model has gates."""
         ...
 
-    def predict(self, model: nn.Module, batch: Batch, spec: ModelSpec) -> tuple[list[Any], Features]:
-        """The predictions of each image in the frame of its file, and what the backbone selected."""
+    def predict(self, model: nn.Module, batch: Batch, spec: ModelSpec) -> tuple[list[list[Result]], Features]:
+        """The results of each image in the frame of its file, and what the backbone selected."""
+        ...
+
+    def score(self, index: DatasetIndex, results: Sequence[Result], scoring: Scoring) -> dict[str, Scores]:
+        """Measure results against the annotations of `index`, by kind ("bbox", "label" ...)."""
         ...
 
 

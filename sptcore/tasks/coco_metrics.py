@@ -5,27 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from sptcore.tasks.base import Scores
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve figures in COCO's order."""
 
 BACKENDS = ("faster", "pycocotools")
-
-
-@dataclass(frozen=True)
-class CocoScores:
-    """The twelve figures of one kind ("bbox" or "segm"); -1 where the ground truth has nothing to find, as in COCO.
-
-    `per_class`: category id -> AP.
-    """
-
-    kind: str
-    figures: dict[str, float]
-    per_class: dict[int, float]
 
 
 def coco_scores(
@@ -35,7 +24,7 @@ def coco_scores(
     kind: str = "bbox",
     backend: str = "faster",
     image_ids: Sequence[int] | None = None,
-) -> CocoScores:
+) -> Scores:
     """Score COCO `results` against a COCO ground truth; `image_ids` narrows both to some images.
 
     Annotation ids of `truth` must start at 1: COCO takes id 0 for "unmatched". Raises ValueError for another kind or
@@ -56,7 +45,7 @@ def coco_scores(
         evaluation.accumulate()
         evaluation.summarize()
     figures = {name: float(value) for name, value in zip(METRICS, evaluation.stats, strict=False)}
-    return CocoScores(kind, figures, _per_class(evaluation))
+    return Scores(kind, figures, _per_class(evaluation))
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sptcore.data.records import DatasetIndex
 from sptcore.errors import UsageError, did_you_mean
 from sptcore.models.backbone import Features
 from sptcore.models.variants import build_backbone
-from sptcore.tasks.base import Batch, ModelSpec, Outcome, selection_losses
-from sptcore.tasks.coco_metrics import encode_mask
+from sptcore.tasks.base import Batch, ModelSpec, Outcome, Result, Scores, Scoring, selection_losses
+from sptcore.tasks.coco_metrics import coco_scores, encode_mask
+from sptcore.tasks.coco_truth import coco_truth
 from sptcore.tasks.detector import HEADS, DetectorOutput, HeadsConfig, build_detector
 
 _MASKS_AT_ONCE = 16
@@ -53,7 +55,14 @@ class Detections:
 class DetectionTask:
     """Task: boxes and masks of objects."""
 
-    name = "detect"
+    name: ClassVar[str] = "detect"
+    figures: ClassVar[Mapping[str, str]] = {
+        "bbox.AP": "box AP",
+        "bbox.AP50": "box AP50",
+        "bbox.AP75": "box AP75",
+        "segm.AP": "mask AP",
+        "segm.AP50": "mask AP50",
+    }
 
     def heads_config(self, name: str, variant: str) -> dict[str, Any]:
         """The heads called `name`; "auto" is small for a nano model and standard otherwise. Raises UsageError."""
@@ -79,8 +88,20 @@ class DetectionTask:
         """The parts of `outcome` alone."""
         return self.outcome(model, batch, select_loss_weight=select_loss_weight).losses
 
+    def predict(self, model: nn.Module, batch: Batch, spec: ModelSpec) -> tuple[list[list[Result]], Features]:
+        """The detections of each image as results, best first. The model must be in evaluation mode."""
+        found, features = self.detect(model, batch, spec)
+        return [one.to_coco() for one in found], features
+
+    def score(self, index: DatasetIndex, results: Sequence[Result], scoring: Scoring) -> dict[str, Scores]:
+        """COCO's twelve figures of boxes, and of masks where both results and annotations have them."""
+        truth = coco_truth(index)
+        kinds = ("bbox", "segm") if scoring.masks and index.has_masks else ("bbox",)
+        ids = scoring.image_ids
+        return {kind: coco_scores(truth, results, kind=kind, backend=scoring.backend, image_ids=ids) for kind in kinds}
+
     @torch.inference_mode()
-    def predict(self, model: nn.Module, batch: Batch, spec: ModelSpec) -> tuple[list[Detections], Features]:
+    def detect(self, model: nn.Module, batch: Batch, spec: ModelSpec) -> tuple[list[Detections], Features]:
         """Detections of each image in the frame of its file. The model must be in evaluation mode."""
         output: DetectorOutput = model(batch.images, batch.image_sizes, None, batch.select_labels)
         ids = np.array([category_id for category_id, _ in spec.categories], dtype=np.int64)

@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 
 from sptcore.data.images import find_image, read_image
-from sptcore.data.rasterize import instance_mask
-from sptcore.data.records import DatasetIndex, ImageRecord, Instance
+from sptcore.data.records import DatasetIndex, ImageRecord
 from sptcore.labels.geometry import Geometry, whole_image
 from sptcore.labels.store import LabelStore
 from sptcore.labels.transform import labels_for
 from sptcore.training.augment import draw_geometry
 from sptcore.training.config import TrainConfig
 from sptcore.training.sampler import Draw, image_generator
-
-_SMALLEST_BOX = 1.0
+from sptcore.training.targets import TargetRule
 
 Grids = dict[int, np.ndarray]
 GeometryRule = Callable[[ImageRecord, Draw], Geometry]
@@ -77,8 +75,8 @@ class Sample:
 class ImageDataset:
     """The images of a split in the frame of the network.
 
-    `strides`: grids of selection labels to look up in `labels`; None of both without selection. `category_ids`: the
-    model's classes in order, for targets; None gives no targets (evaluation).
+    `strides`: grids of selection labels to look up in `labels`; None of both without selection. `targets`: what is to
+    be learned of an image; None gives no targets (evaluation).
     """
 
     def __init__(
@@ -88,8 +86,7 @@ class ImageDataset:
         *,
         labels: LabelStore | None = None,
         strides: Sequence[int] = (),
-        category_ids: Sequence[int] | None = None,
-        masks: bool = False,
+        targets: TargetRule | None = None,
         allow_truncated: bool = False,
         follow_symlinks: bool = False,
     ) -> None:
@@ -98,8 +95,7 @@ class ImageDataset:
         self.geometry = geometry
         self.labels = labels
         self.strides = tuple(strides)
-        self.class_of = None if category_ids is None else {c: n for n, c in enumerate(category_ids, start=1)}
-        self.masks = masks
+        self.targets = targets
         self.allow_truncated = allow_truncated
         self.follow_symlinks = follow_symlinks
 
@@ -116,31 +112,9 @@ class ImageDataset:
             image=geometry.image(image),
             image_id=record.image_id,
             original_size=(record.height, record.width),
-            target={} if self.class_of is None else self._target(record, geometry),
+            target={} if self.targets is None else self.targets(record, geometry),
             grids=self._grids(record, geometry),
         )
-
-    def _target(self, record: ImageRecord, geometry: Geometry) -> dict[str, np.ndarray]:
-        """Boxes, classes and masks of the objects to learn: no crowds, none marked difficult, none cropped away."""
-        assert self.class_of is not None
-        kept = [one for one in record.instances if self._is_learned(one)]
-        boxes = geometry.boxes(np.array([one.box_xyxy for one in kept], dtype=np.float64))
-        visible = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= _SMALLEST_BOX)
-        kept = [kept[number] for number in visible]
-        target = {
-            "boxes": boxes[visible].astype(np.float32),
-            "labels": np.array([self.class_of[one.category_id] for one in kept], dtype=np.int64),
-        }
-        if self.masks:
-            shape = (len(kept), geometry.out[1], geometry.out[0])
-            target["masks"] = np.zeros(shape, dtype=np.uint8)
-            for row, one in zip(target["masks"], kept, strict=True):
-                row[:] = geometry.mask(instance_mask(one, record.height, record.width))
-        return target
-
-    def _is_learned(self, instance: Instance) -> bool:
-        assert self.class_of is not None
-        return not (instance.is_crowd or instance.is_difficult) and instance.category_id in self.class_of
 
     def _grids(self, record: ImageRecord, geometry: Geometry) -> Grids | None:
         """Selection labels in the new frame; the stored levels serve an image that is used as it is."""

@@ -1,10 +1,9 @@
-"""Measuring a model on a split: COCO's figures, and what each block selected of what it should."""
+"""Measuring a model on a split: the task's figures, and what each block selected of what it should."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,10 +11,18 @@ from torch import nn
 from sptcore.data.records import DatasetIndex
 from sptcore.models.backbone import Features
 from sptcore.progress import SILENT, Progress, track
-from sptcore.tasks.base import Batch, BlockCounts, ModelSpec, Task, add_counts, block_counts
-from sptcore.tasks.coco_metrics import CocoScores, coco_scores
+from sptcore.tasks.base import (
+    Batch,
+    BlockCounts,
+    ModelSpec,
+    Result,
+    Scores,
+    Scoring,
+    Task,
+    add_counts,
+    block_counts,
+)
 from sptcore.training.datasets import ImageDataset
-from sptcore.training.ground_truth import coco_truth
 from sptcore.training.loading import BatchLoader, padded_size
 from sptcore.training.sampler import Draw
 from sptcore.training.state import by_stage
@@ -37,21 +44,16 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model came to on a split: `scores` of "bbox" and, with masks, "segm"; `counts` of every selecting block.
+    """What a model came to on a split: `scores` by kind ("bbox", "segm" ...); `counts` of every selecting block.
 
-    `results`: the detections in COCO's results format; `tokens`: what was selected of each image.
+    `results`: what was found, in the order of the split; `tokens`: what was selected of each image.
     """
 
     images: int
-    scores: dict[str, CocoScores]
+    scores: dict[str, Scores]
     counts: list[BlockCounts] = field(default_factory=list)
-    results: list[dict[str, Any]] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
     tokens: list[ImageTokens] = field(default_factory=list)
-
-    @property
-    def main(self) -> float:
-        """Box AP, by which the best weights are chosen."""
-        return self.scores["bbox"].figures["AP"]
 
     def figures(self) -> dict[str, float]:
         """All of it flat: `bbox.AP` ... `segm.ARl`, then `select_ratio.stage3`, `label_ratio...`, `recall...`."""
@@ -89,19 +91,19 @@ def evaluate_model(
 
     Raises Interrupted between two batches when `stop` has a cause.
     """
-    found: dict[int, list[dict[str, Any]]] = {}
+    found: dict[int, list[Result]] = {}
     counts: list[BlockCounts] = []
     tokens: list[ImageTokens] = []
     model.eval()
     for batch in _batches(dataset, running, stop, progress):
         with torch.inference_mode():
             predictions, features = task.predict(model, batch, spec)
-            found |= {one.image_id: one.to_coco() for one in predictions}
+            found |= zip(batch.image_ids, predictions, strict=True)
             selected = block_counts(features, batch.select_labels)
             counts = add_counts(counts, selected) if selected else counts
             tokens += _image_tokens(batch, features)
     results = [entry for record in index.records for entry in found[record.image_id]]
-    scores = score(index, results, masks=spec.masks, backend=running.backend)
+    scores = task.score(index, results, Scoring(masks=spec.masks, backend=running.backend))
     return Evaluation(len(dataset), scores, counts, results, tokens)
 
 
@@ -134,17 +136,3 @@ def _image_tokens(batch: Batch, features: Features) -> list[ImageTokens]:
     frames = [padded_size(height, width) for height, width in batch.image_sizes.tolist()]
     rows = zip(batch.image_ids, frames, selected, strict=True)
     return [ImageTokens(image_id, frame, tuple(counts)) for image_id, frame, counts in rows]
-
-
-def score(
-    index: DatasetIndex,
-    results: Sequence[dict[str, Any]],
-    *,
-    masks: bool,
-    backend: str = "faster",
-    image_ids: Sequence[int] | None = None,
-) -> dict[str, CocoScores]:
-    """COCO scores of results against the annotations of `index`: of boxes, and of masks where both have them."""
-    truth = coco_truth(index)
-    kinds = ("bbox", "segm") if masks and index.has_masks else ("bbox",)
-    return {kind: coco_scores(truth, results, kind=kind, backend=backend, image_ids=image_ids) for kind in kinds}

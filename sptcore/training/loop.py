@@ -25,14 +25,17 @@ from sptcore.training.optim import base_lr, build_optimizer, lr_factor, set_lr
 from sptcore.training.prepare import Prepared, build_model, memory_mb, prepare
 from sptcore.training.sampler import Draw, EpochSampler
 from sptcore.training.state import AveragedWeights, Meters, TrainState
-from sptcore.training.step import Stepper, StepResult
+from sptcore.training.step import Stepper, StepResult, make_scaler
 from sptcore.training.stop import StopRequest, stop_requests
 from sptcore.training.threads import fitting_threads
 
 
 @dataclass(frozen=True)
 class FitReport:
-    """What a training run came to. `stopped`: None when it is complete, else what stopped it before its end."""
+    """What a training run came to. `stopped`: None when it is complete, else what stopped it before its end.
+
+    `figures`: names of the task's figures that are worth telling, the one that decides first.
+    """
 
     run: Run
     step: int
@@ -41,6 +44,7 @@ class FitReport:
     stopped: str | None
     evaluation: Evaluation | None
     seconds: float
+    figures: tuple[str, ...] = ()
 
     @property
     def resume_command(self) -> str:
@@ -96,15 +100,15 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, prepared: Prepared, device: torch.device, group: Group, progress: Progress
     ) -> None:
-        if group.world != config.devices:
-            message = f"the settings are for {config.devices} processes, there are {group.world}"
+        if group.world != config.world:
+            message = f"the settings are for {config.world} processes, there are {group.world}"
             raise UsageError(message, hint="spt train --devices N starts them")
         self.config, self.prepared, self.device = config, prepared, device
         self.group, self.progress = group, progress
         _set_determinism(config)
         model = build_model(prepared.task, prepared.spec, config, progress).to(self.device)
         average = AveragedWeights(model, config.ema) if config.ema else None
-        self.state = TrainState(model, build_optimizer(model, config), average)
+        self.state = TrainState(model, build_optimizer(model, config), average, make_scaler(config, device))
         self.take_step = Stepper(config, prepared.task, group.wrap(model, self.device), self.device, group)
         images = config.batch * config.accum
         self.sampler = EpochSampler(len(prepared.train), images, config.seed, rank=group.rank, world=group.world)
@@ -146,7 +150,8 @@ class Trainer:
         self._conclude(cause)
         seconds = time.monotonic() - started
         step, skipped = self.state.step, self.state.skipped
-        return FitReport(self.run, step, self.total_steps, skipped, cause, self.evaluation, seconds)
+        figures = tuple(self.prepared.task.figures)
+        return FitReport(self.run, step, self.total_steps, skipped, cause, self.evaluation, seconds, figures)
 
     def _walk(self, batches: Iterator[tuple[Batch, ...]], stop: StopRequest) -> str | None:
         while True:
@@ -181,6 +186,8 @@ class Trainer:
             state.bad_in_row = 0
             self.bad_batches.clear()
             state.meters.add({"lr": lr, **result.values}, result.counts, self.images_per_step)
+        elif result.overflowed:
+            state.overflowed += 1
         else:
             self._skip(batches, result)
         state.step += 1
@@ -213,7 +220,10 @@ class Trainer:
         if state.step % self.config.log_every == 0 or state.step == self.total_steps:
             if meters.steps:
                 now = time.monotonic()
-                self._log({**meters.row(), "skipped": state.skipped}, seconds=now - self.clock, images=meters.images)
+                counted = {"skipped": state.skipped}
+                if state.scaler is not None:
+                    counted |= {"overflowed": state.overflowed, "loss_scale": state.scaler.get_scale()}
+                self._log({**meters.row(), **counted}, seconds=now - self.clock, images=meters.images)
                 self.clock = now
             state.meters = Meters()
 
@@ -261,14 +271,18 @@ class Trainer:
         if state.evaluated_at != state.step:
             self._log(values, seconds=time.monotonic() - started, images=len(prepared.val))
         self.progress.note(f"step {state.step}: {self._in_words(values)}")
-        if self.evaluation.main >= state.best:
-            state.best = self.evaluation.main
+        if self._main_figure() >= state.best:
+            state.best = self._main_figure()
             self._save_weights("best")
         self.clock = time.monotonic()
 
-    @staticmethod
-    def _in_words(values: dict[str, float]) -> str:
-        wanted = ("bbox.AP", "bbox.AP50", "segm.AP", "select_ratio.stage3", "label_ratio.stage3", "recall.stage3")
+    def _main_figure(self) -> float:
+        """What the last validation came to in the figure by which the best weights are chosen."""
+        assert self.evaluation is not None
+        return self.evaluation.figures()[next(iter(self.prepared.task.figures))]
+
+    def _in_words(self, values: dict[str, float]) -> str:
+        wanted = (*self.prepared.task.figures, "select_ratio.stage3", "label_ratio.stage3", "recall.stage3")
         return ", ".join(f"{name} {values[f'val.{name}']:.3f}" for name in wanted if f"val.{name}" in values)
 
     # -- what is kept ----------------------------------------------------------------------------------------------
@@ -283,7 +297,7 @@ class Trainer:
         if not self.group.is_leader or self.saved_at == state.step:
             return
         content = state.to_checkpoint(self.config, self.prepared.spec)
-        best = state.evaluated_at == state.step and self.evaluation is not None and self.evaluation.main == state.best
+        best = state.evaluated_at == state.step and self.evaluation is not None and self._main_figure() == state.best
         save_checkpoint(self.run.checkpoints, content, step=state.step, keep=self.config.keep, best=best)
         self.saved_at = state.step
         self.log.write_csv()

@@ -20,6 +20,7 @@ from sptcore.tasks.base import ModelSpec, Task
 from sptcore.training.config import TrainConfig
 from sptcore.training.datasets import DrawnGeometry, ImageDataset, WholeImage
 from sptcore.training.initial import load_initial, starts_from_swin
+from sptcore.training.targets import TARGETS
 
 PRETRAINED_GATE_BIAS = 4.0
 """Gates beside pretrained Swin weights begin almost open (sigmoid .98), so that step 0 is nearly Swin (3(a))."""
@@ -60,8 +61,7 @@ def prepare(config: TrainConfig, progress: Progress = SILENT) -> Prepared:
         DrawnGeometry(config),
         labels=_labels(config.labels, index, progress) if strides else None,
         strides=strides,
-        category_ids=[category_id for category_id, _ in spec.categories],
-        masks=spec.masks,
+        targets=TARGETS[spec.task](spec),
         allow_truncated=config.allow_truncated,
         follow_symlinks=config.follow_symlinks,
     )

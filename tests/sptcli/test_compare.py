@@ -26,7 +26,7 @@ def test_tables_and_files(homes: list[Path], tmp_path: Path) -> None:
 def test_json(homes: list[Path]) -> None:
     ran = spt("compare", *homes, "--metrics", "ap", "--json")
     assert ran.code == 0, ran.err
-    assert [run["figures"]["AP"] for run in ran.document["runs"]] == [0.2, 0.3]
+    assert [run["figures"]["box AP"] for run in ran.document["runs"]] == [0.2, 0.3]
     assert ran.document["differences"]["seed"] == ["0", "1"]
 
 

@@ -30,8 +30,8 @@ def found(runs: list[Run]) -> Comparison:
 
 
 def test_figures_and_their_differences_from_the_first_run(found: Comparison) -> None:
-    assert found.figures["AP"] == [0.3, 0.35, 0.4]
-    assert found.deltas("AP") == pytest.approx([0.0, 0.05, 0.1])
+    assert found.figures["box AP"] == [0.3, 0.35, 0.4]
+    assert found.deltas("box AP") == pytest.approx([0.0, 0.05, 0.1])
     assert found.figures["ratio, stage 3"] == [0.5, 0.25, None]
     assert found.deltas("ratio, stage 3") == [0.0, -0.25, None]
     one, two, dense = found.figures["GMACs"]
@@ -50,12 +50,12 @@ def test_only_settings_that_differ_are_listed(found: Comparison) -> None:
 def test_the_table_and_its_files_agree(found: Comparison) -> None:
     columns, rows = grid(found)
     assert columns == ["", "one", "two", "dense"]
-    ap = next(row for row in rows if row[0] == "AP")
-    assert ap == ["AP", "0.3", "0.35 (+0.05)", "0.4 (+0.1)"]
+    ap = next(row for row in rows if row[0] == "box AP")
+    assert ap == ["box AP", "0.3", "0.35 (+0.05)", "0.4 (+0.1)"]
     lines = list(csv.DictReader(io.StringIO(to_csv(found))))
-    assert [line["AP"] for line in lines] == ["0.3", "0.35", "0.4"]
-    assert "| AP | 0.3 | 0.35 (+0.05) | 0.4 (+0.1) |" in to_markdown(found)
-    assert to_dict(found)["runs"][1]["deltas"]["AP"] == pytest.approx(0.05)  # type: ignore[index]
+    assert [line["box AP"] for line in lines] == ["0.3", "0.35", "0.4"]
+    assert "| box AP | 0.3 | 0.35 (+0.05) | 0.4 (+0.1) |" in to_markdown(found)
+    assert to_dict(found)["runs"][1]["deltas"]["box AP"] == pytest.approx(0.05)  # type: ignore[index]
 
 
 def test_the_page_has_the_accuracy_cost_plot_and_curves(found: Comparison) -> None:

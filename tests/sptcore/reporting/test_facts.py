@@ -27,8 +27,8 @@ def test_a_run_folder_tells_its_best_validation_and_cost(tmp_path: Path) -> None
 def test_of_equals_the_later_validation_is_the_best() -> None:
     """As in training, which keeps the weights of a validation that is not worse."""
     rows = [{"step": 1, "val.bbox.AP": 0.2}, {"step": 2, "loss": 1.0}, {"step": 3, "val.bbox.AP": 0.2}]
-    assert best_validation(rows)["step"] == 3
-    assert best_validation(rows[1:2]) == {}
+    assert best_validation(rows, "bbox.AP")["step"] == 3
+    assert best_validation(rows[1:2], "bbox.AP") == {}
 
 
 def test_a_lone_weights_file_counts_every_token(tmp_path: Path) -> None:

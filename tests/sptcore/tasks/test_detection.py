@@ -125,7 +125,7 @@ def test_a_swin_has_no_selection_loss_and_boxes_only_no_mask_loss() -> None:
 def test_predictions_are_in_the_frame_of_the_file_under_the_data_sets_ids() -> None:
     spec = make_spec()
     model = make_model(spec).eval()
-    found, features = TASK.predict(model, make_batch(), spec)
+    found, features = TASK.detect(model, make_batch(), spec)
     assert [one.image_id for one in found] == [7, 9]
     assert len(features.selections) == 4
     for one, (height, width) in zip(found, [(128, 128), (80, 112)], strict=True):
@@ -142,8 +142,8 @@ def test_predictions_are_in_the_frame_of_the_file_under_the_data_sets_ids() -> N
 def test_an_image_is_detected_alike_alone_and_in_a_batch() -> None:
     spec = make_spec()
     model, batch = make_model(spec).eval(), make_batch()
-    together, _ = TASK.predict(model, batch, spec)
-    alone, _ = TASK.predict(model, Batch(batch.images[:1], batch.image_sizes[:1], batch.original_sizes[:1], [7]), spec)
+    together, _ = TASK.detect(model, batch, spec)
+    alone, _ = TASK.detect(model, Batch(batch.images[:1], batch.image_sizes[:1], batch.original_sizes[:1], [7]), spec)
     np.testing.assert_allclose(together[0].boxes_xyxy, alone[0].boxes_xyxy, atol=1e-3)
     assert together[0].category_ids.tolist() == alone[0].category_ids.tolist()
 
@@ -225,7 +225,7 @@ class Finds(nn.Module):
 def test_outputs_become_the_data_sets_ids_in_the_pixels_of_the_file() -> None:
     """Output n is category n; x scales with the width (2.5 here), y with the height (3); masks lie in their boxes."""
     images = torch.zeros(1, 3, 32, 64, dtype=torch.uint8)
-    (one,), _ = TASK.predict(
+    (one,), _ = TASK.detect(
         Finds(), Batch(images, torch.tensor([[20, 40]]), torch.tensor([[60, 100]]), [7]), make_spec()
     )
     assert one.category_ids.tolist() == [3, 0, 90]

@@ -16,6 +16,7 @@ from sptcore.labels.pyramid import levels
 from sptcore.labels.store import LabelStore
 from sptcore.training.datasets import DrawnGeometry, ImageDataset, PackedRecords, WholeImage
 from sptcore.training.sampler import Draw
+from sptcore.training.targets import BoxTargets
 from tests.support.miniatures import mini_coco
 from tests.support.training import tiny_config
 
@@ -37,8 +38,7 @@ def dataset(index: DatasetIndex, store: LabelStore | None = None, **settings: ob
         "geometry": WholeImage((40, 40)),
         "labels": store,
         "strides": STRIDES if store else (),
-        "category_ids": [3, 0],
-        "masks": True,
+        "targets": BoxTargets({3: 1, 0: 2}, masks=True),
     }
     return ImageDataset(index, **(values | settings))  # type: ignore[arg-type]
 
@@ -99,5 +99,5 @@ def test_the_same_draw_gives_the_same_sample_and_another_epoch_another(index: Da
 
 
 def test_without_labels_or_targets_there_are_none(index: DatasetIndex) -> None:
-    sample = dataset(index, None, category_ids=None).load(Draw(0, 0))
+    sample = dataset(index, None, targets=None).load(Draw(0, 0))
     assert (sample.grids, sample.target) == (None, {})

@@ -17,10 +17,12 @@ from sptcore.labels.store import LabelStore
 from sptcore.training.datasets import DrawnGeometry, ImageDataset, WholeImage
 from sptcore.training.loading import BatchLoader, default_workers
 from sptcore.training.sampler import Draw
+from sptcore.training.targets import BoxTargets
 from tests.support.miniatures import mini_coco
 from tests.support.training import difference, tiny_config
 
 STRIDES = (8, 16, 32)
+TARGETS = BoxTargets({3: 1, 0: 2}, masks=True)
 DRAWS = [[Draw(epoch, 0), Draw(epoch, 1)] for epoch in range(8)]
 
 
@@ -32,7 +34,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
 @pytest.fixture(scope="module")
 def data(index: DatasetIndex) -> ImageDataset:
     store = LabelStore(ensure_labels(index))
-    return ImageDataset(index, WholeImage((40, 40)), labels=store, strides=STRIDES, category_ids=[3, 0], masks=True)
+    return ImageDataset(index, WholeImage((40, 40)), labels=store, strides=STRIDES, targets=TARGETS)
 
 
 def test_batches_are_padded_right_and_bottom_to_a_multiple_of_32(data: ImageDataset) -> None:
@@ -52,7 +54,7 @@ def test_batches_are_padded_right_and_bottom_to_a_multiple_of_32(data: ImageData
 
 def test_other_processes_give_the_same_batches_in_the_same_order(index: DatasetIndex) -> None:
     config = tiny_config(Path(), crop_prob=1.0)
-    data = ImageDataset(index, DrawnGeometry(config), category_ids=[3, 0], masks=True)
+    data = ImageDataset(index, DrawnGeometry(config), targets=TARGETS)
     here = list(BatchLoader(data).batches(DRAWS))
     with BatchLoader(data, workers=2) as loader:
         there = list(loader.batches(DRAWS))

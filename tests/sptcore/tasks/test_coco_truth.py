@@ -9,7 +9,7 @@ import pytest
 
 from sptcore.data.locate import open_index
 from sptcore.tasks.coco_metrics import coco_scores
-from sptcore.training.ground_truth import coco_truth
+from sptcore.tasks.coco_truth import coco_truth
 from tests.support.miniatures import mini_coco
 from tests.support.samples import samples_root
 
