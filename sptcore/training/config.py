@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sptcore.errors import UsageError, did_you_mean
 
+LOGS = ("csv", "tensorboard")
 _PRESETS = Path(__file__).with_name("presets")
 
 
@@ -69,7 +70,9 @@ class TrainConfig(BaseModel):
     max_steps: int | None = _setting(None, "stop after this many optimizer steps; the schedule stays", ge=1)
     batch: int = _setting(2, "images a device and forward pass", ge=1)
     accum: int = _setting(1, "forward passes to sum before an optimizer step", ge=1)
-    devices: int = _setting(1, "processes that share a step, each with its own batch and on CUDA its own GPU", ge=1)
+    devices: int = _setting(1, "processes of a machine, each with its own batch and on CUDA its own GPU", ge=1)
+    nodes: int = _setting(1, "machines that share a step, `devices` processes each", ge=1)
+    gpus: tuple[int, ...] | None = _setting(None, "numbers of the GPUs the processes use, in order", running=True)
 
     lr: float = _setting(1e-4, "learning rate of AdamW", gt=0)
     scale_lr: bool = _setting(True, "scale lr by (images a step) / lr_batch")
@@ -82,7 +85,10 @@ class TrainConfig(BaseModel):
     lr_drop_factor: float = _setting(0.1, "factor of a drop", gt=0, lt=1)
     clip: float = _setting(0.0, "largest norm of the gradient; 0 = not clipped", ge=0)
     ema: float = _setting(0.0, "decay of the averaged weights; 0 = none kept", ge=0, lt=1)
-    amp: Literal["auto", "bf16", "off"] = _setting("off", "mixed precision; auto = bf16 on CUDA; gates stay in float32")
+    amp: Literal["auto", "bf16", "fp16", "off"] = _setting(
+        "off", "mixed precision; auto = bf16 on CUDA; fp16 scales its gradients; gates stay in float32"
+    )
+    compile: bool = _setting(False, "fuse the dense parts of the backbone by torch.compile, in training only")
 
     select_loss_weight: float = _setting(0.01, "alpha of the selection loss (Eq. 10)", ge=0)
     select_threshold: float | None = _setting(None, "probability above which a token is selected", gt=0, lt=1)
@@ -105,6 +111,9 @@ class TrainConfig(BaseModel):
     eval_every: int = _setting(1, "epochs between validations; 0 = only at the end", ge=0)
     save_every: str = _setting("1ep", "a checkpoint every so often: 1ep, 500it", running=True)
     keep: int = _setting(3, "newest checkpoints that are kept", ge=1, running=True)
+    log: tuple[str, ...] = _setting(
+        ("csv",), "where metrics go: csv (always, with JSON lines), tensorboard (extra `log`)", running=True
+    )
     log_every: int = _setting(20, "steps to a line of metrics", ge=1)
     max_bad_steps: int = _setting(5, "stop after this many non-finite losses in a row", ge=1)
 
@@ -118,6 +127,18 @@ class TrainConfig(BaseModel):
     def _positive(cls, value: tuple[int, int]) -> tuple[int, int]:
         if min(value) < 32 or max(value) > 16384:
             raise ValueError("sides from 32 to 16384 pixels")
+        return value
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("log")
+    @classmethod
+    def _known_logs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := sorted({*value} - {*LOGS}):
+            raise ValueError(f"{unknown[0]!r} is none of {', '.join(LOGS)}")
         return value
 
     @field_validator("scales", "crop_scales")
@@ -139,6 +160,11 @@ class TrainConfig(BaseModel):
     def _interval(cls, value: str) -> str:
         parse_interval(value)
         return value
+
+    @property
+    def world(self) -> int:
+        """Processes of all machines."""
+        return self.devices * self.nodes
 
     @property
     def backbone_overrides(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -40,6 +40,10 @@ class Group:
         if self.world == 1:
             return model
         return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+    def apart(self, wrapped: nn.Module) -> AbstractContextManager[None]:
+        """While inside, gradients of the wrapped model stay with this process, to be averaged by a later pass."""
+        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext()
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """Element by element, the sum over all processes; the same on each."""

@@ -1,8 +1,9 @@
 """Which image comes when: a seeded order that can start anywhere, and the seeds of everything drawn at random.
 
 Nothing random in training has a memory. The order of an epoch follows from (seed, epoch), an image's augmentation from
-(seed, epoch, image index), a step's noise from (seed, step, rank): a run that was killed and starts again at step k
-draws what the uninterrupted run drew.
+(seed, epoch, image index), the noise of a forward pass from (seed, its number in the whole run): a run that was killed
+and starts again at step k draws what the uninterrupted run drew, and N processes draw what one draws that accumulates N
+times as many forward passes.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def image_generator(seed: int, draw: Draw) -> np.random.Generator:
     return np.random.default_rng((_IMAGE, seed, draw.epoch, draw.index))
 
 
-def step_seed(seed: int, micro_step: int, rank: int = 0) -> int:
-    """The seed of torch's generators for one forward pass: gate noise, drop path, sampling of anchors and proposals."""
-    state = np.random.SeedSequence((_NOISE, seed, micro_step, rank)).generate_state(2, np.uint32)
+def step_seed(seed: int, number: int) -> int:
+    """The seed of torch's generators for forward pass `number` of a run: gate noise, drop path, sampling of anchors and
+    proposals. All processes' passes are counted: (step * processes + rank) * accum + pass of the step.
+    """
+    state = np.random.SeedSequence((_NOISE, seed, number, 0)).generate_state(2, np.uint32)
     return int(state[0]) << 31 | int(state[1]) >> 1

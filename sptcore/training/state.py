@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
 from sptcore.errors import IntegrityError
@@ -22,11 +23,18 @@ class AveragedWeights(AveragedModel):
     """Exponential moving average whose decay grows from 0.1 with the updates, so that the first weights fade soon."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        def average(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-            now = min(decay, (1 + int(updates)) / (10 + int(updates)))
-            return averaged.lerp(current, 1 - now)
+        super().__init__(model)
+        self.decay = decay
 
-        super().__init__(model, avg_fn=average)
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """One update by the weights of `model`, the first of them a copy; buffers are copied. Waits for no device."""
+        updates = int(self.n_averaged)  # kept on the CPU
+        now = min(self.decay, (1 + updates) / (10 + updates)) if updates else 0.0
+        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), 1 - now)
+        for averaged, current in zip(self.module.buffers(), model.buffers(), strict=True):
+            averaged.copy_(current)
+        self.n_averaged += 1
 
 
 @dataclass
@@ -75,13 +83,19 @@ def by_stage(counts: list[BlockCounts]) -> dict[str, BlockCounts]:
 
 @dataclass
 class TrainState:
-    """Model, averaged weights, optimizer, and the counters of a run. `step` optimizer steps are done."""
+    """Model, averaged weights, optimizer, scaler of float16 gradients, and the counters of a run.
+
+    `step` optimizer steps are done, of which `skipped` were left out as the loss was not finite, and `overflowed` as
+    float16 gradients were scaled too high.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: AveragedWeights | None = None
+    scaler: GradScaler | None = None
     step: int = 0
     skipped: int = 0
+    overflowed: int = 0
     bad_in_row: int = 0
     evaluated_at: int = -1
     best: float = -1.0
@@ -102,8 +116,10 @@ class TrainState:
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "step": self.step,
             "skipped": self.skipped,
+            "overflowed": self.overflowed,
             "bad_in_row": self.bad_in_row,
             "evaluated_at": self.evaluated_at,
             "best": self.best,
@@ -125,10 +141,13 @@ class TrainState:
             if self.average is not None:
                 self.average.load_state_dict(saved["average"])
             self.optimizer.load_state_dict(saved["optimizer"])
+            if self.scaler is not None:
+                self.scaler.load_state_dict(saved["scaler"])
         except (RuntimeError, ValueError, KeyError, AttributeError) as error:
             raise IntegrityError(f"the checkpoint does not fit: {str(error).splitlines()[0]}", where=where) from error
         for name in ("step", "skipped", "bad_in_row", "evaluated_at", "best"):
             setattr(self, name, saved[name])
+        self.overflowed = saved.get("overflowed", 0)  # not in the checkpoints of runs before float16
         self.meters = Meters.from_dict(saved["meters"])
 
 

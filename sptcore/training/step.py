@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 from sptcore.tasks.base import Batch, BlockCounts, Outcome, Task, add_counts, block_counts
 from sptcore.training.config import TrainConfig
@@ -18,10 +20,14 @@ from sptcore.training.state import TrainState
 
 @dataclass
 class StepResult:
-    """What a step came to. `values`: loss, its parts and the gradient's norm, over all processes; `counts`: tokens."""
+    """What a step came to. `values`: loss, its parts and the gradient's norm, over all processes; `counts`: tokens.
+
+    `overflowed`: not taken, as float16 gradients were scaled too high; the scale is lower now.
+    """
 
     values: dict[str, float] = field(default_factory=dict)
     counts: list[BlockCounts] = field(default_factory=list)
+    overflowed: bool = False
 
     @property
     def is_finite(self) -> bool:
@@ -44,8 +50,7 @@ class Stepper:
         state.model.train()
         result = self._accumulate(state, batches)
         if math.isfinite(result.values["loss"]):
-            limit = self.config.clip or math.inf
-            result.values["grad_norm"] = float(nn.utils.clip_grad_norm_(state.model.parameters(), limit))
+            self._clip(state, result)
         if result.is_finite:
             state.optimizer.step()
             if state.average is not None:
@@ -53,24 +58,47 @@ class Stepper:
         state.optimizer.zero_grad(set_to_none=True)
         return result
 
+    def _clip(self, state: TrainState, result: StepResult) -> None:
+        """Measure and limit the gradient, float16's scale taken out of it; lower the scale where it was too high.
+
+        An overflow is a fault of the model, not of the scale, once the scale has come down to 1.
+        """
+        scaler = state.scaler
+        if scaler is not None:
+            scaler.unscale_(state.optimizer)
+        limit = self.config.clip or math.inf
+        result.values["grad_norm"] = float(nn.utils.clip_grad_norm_(state.model.parameters(), limit))
+        if scaler is not None:
+            before = scaler.get_scale()
+            scaler.update()
+            result.overflowed = before > 1 and scaler.get_scale() < before and not result.is_finite
+
     def _accumulate(self, state: TrainState, batches: Sequence[Batch]) -> StepResult:
         result = StepResult()
+        group, accum = self.group, len(batches)
         for number, batch in enumerate(batches):
-            torch.manual_seed(step_seed(self.config.seed, state.step * len(batches) + number, self.group.rank))
+            place = (state.step * group.world + group.rank) * accum + number  # of this forward pass in the whole run
+            torch.manual_seed(step_seed(self.config.seed, place))
             here = batch.to(self.device)
-            outcome = self._forward(here)
-            share = 1 / (len(batches) * self.group.world)
-            for name, value in self._shared(outcome).items():
-                result.values[name] = result.values.get(name, 0.0) + value * share
-            counts = self._shared_counts(block_counts(outcome.features, here.select_labels))
-            result.counts = add_counts(result.counts, counts)
-            if not math.isfinite(result.values["loss"]):
-                break
-            (outcome.total / len(batches)).backward()
+            with nullcontext() if number == accum - 1 else group.apart(self.forward_model):
+                outcome = self._forward(here)
+                self._note(outcome, here, result, share=1 / (accum * group.world))
+                if not math.isfinite(result.values["loss"]):
+                    break
+                loss = outcome.total / accum
+                (loss if state.scaler is None else state.scaler.scale(loss)).backward()
         return result
 
+    def _note(self, outcome: Outcome, batch: Batch, result: StepResult, *, share: float) -> None:
+        """Add the losses and tokens of one forward pass, all processes together, to what the step came to."""
+        for name, value in self._shared(outcome).items():
+            result.values[name] = result.values.get(name, 0.0) + value * share
+        counts = self._shared_counts(block_counts(outcome.features, batch.select_labels))
+        result.counts = add_counts(result.counts, counts)
+
     def _forward(self, batch: Batch) -> Outcome:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=uses_bf16(self.config, self.device)):
+        dtype = amp_dtype(self.config, self.device)
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             return self.task.outcome(self.forward_model, batch, select_loss_weight=self.config.select_loss_weight)
 
     def _shared(self, outcome: Outcome) -> dict[str, float]:
@@ -92,9 +120,15 @@ class Stepper:
         ]
 
 
-def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
-    """Whether forward passes run in bfloat16."""
-    return config.amp == "bf16" or (config.amp == "auto" and device.type == "cuda")
+def amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """The dtype of autocast in forward passes, None for float32 throughout."""
+    named = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
+    return named[("bf16" if device.type == "cuda" else "off") if config.amp == "auto" else config.amp]
+
+
+def make_scaler(config: TrainConfig, device: torch.device) -> GradScaler | None:
+    """What keeps float16 gradients from vanishing; None in other dtypes, whose range needs none."""
+    return GradScaler(device.type) if amp_dtype(config, device) == torch.float16 else None
 
 
 Step = Callable[[TrainState, Sequence[Batch]], StepResult]

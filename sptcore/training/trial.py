@@ -16,7 +16,7 @@ from sptcore.training.optim import base_lr, build_optimizer, lr_factor, set_lr
 from sptcore.training.prepare import build_model, memory_mb, prepare
 from sptcore.training.sampler import EpochSampler
 from sptcore.training.state import TrainState
-from sptcore.training.step import Stepper
+from sptcore.training.step import Stepper, make_scaler
 from sptcore.training.threads import fitting_threads
 
 
@@ -46,10 +46,10 @@ def try_run(config: TrainConfig, progress: Progress = SILENT) -> Trial:
 def _try(config: TrainConfig, device: torch.device, progress: Progress) -> Trial:
     prepared = prepare(config, progress)
     model = build_model(prepared.task, prepared.spec, config, progress).to(device)
-    state = TrainState(model, build_optimizer(model, config))
+    state = TrainState(model, build_optimizer(model, config), scaler=make_scaler(config, device))
     step = Stepper(config, prepared.task, model, device, ALONE)
     sampler = EpochSampler(len(prepared.train), config.batch, config.seed)
-    dealt = EpochSampler(len(prepared.train), config.batch * config.accum, world=config.devices)
+    dealt = EpochSampler(len(prepared.train), config.batch * config.accum, world=config.world)
     steps_per_epoch = dealt.steps_per_epoch
     seconds, loss = 0.0, 0.0
     for _ in range(2):

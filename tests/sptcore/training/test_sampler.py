@@ -60,7 +60,7 @@ def test_draws_have_no_memory_and_do_not_repeat_each_other() -> None:
     assert np.array_equal(first, image_generator(0, Draw(1, 5)).random(8))
     for other in (image_generator(1, Draw(1, 5)), image_generator(0, Draw(2, 5)), image_generator(0, Draw(1, 6))):
         assert not np.array_equal(first, other.random(8))
-    seeds = [step_seed(0, step, rank) for step in range(200) for rank in range(2)]
+    seeds = [step_seed(seed, number) for number in range(200) for seed in range(2)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert any(a < b for a, b in pairwise(seeds))
