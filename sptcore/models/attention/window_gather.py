@@ -60,7 +60,11 @@ class WindowGatherAttention(WindowAttention):
         qkv = pack(self.qkv(tokens), packing)  # (A, M*M, 3C)
         if cells.pads is not None:
             qkv = qkv + cells.pads.unsqueeze(-1) * self.qkv.bias.to(qkv.dtype)
-        return unpack(self._attend(qkv, self._scores(cells, qkv.dtype)), packing)
+        scores = self._scores(cells, qkv.dtype)
+        attended = unpack(self._attend(qkv, scores), packing)
+        return (
+            attended if packing.num_containers else attended + scores.sum()
+        )  # torch gives no gradient to an empty mask
 
     def _scores(self, cells: _Cells, dtype: torch.dtype) -> Tensor:
         """Position biases, -inf for keys that are empty or of another region: (A, h, M*M, M*M).

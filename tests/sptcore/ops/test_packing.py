@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sptcore.ops.packing import gather, pack, plan_packing, scatter, split_containers, unpack
+from sptcore.ops.packing import gather, pack, plan_packing, plan_windows, scatter, split_containers, unpack
 from sptcore.ops.windows import window_order
 from tests.support.numerics import assert_same
 
@@ -151,3 +151,31 @@ def test_runs_of_containers_lie_end_to_end(counts, mode, containers):
     assert torch.equal(torch.cat([torch.empty(0, 49, 2), *parts]), pack(tokens, packing))
     assert [index for rows, _ in runs for index in range(rows.start, rows.stop)] == list(range(packing.num_tokens))
     assert all(torch.equal(unpack(pack(tokens[rows], part), part), tokens[rows]) for rows, part in runs)
+
+
+@pytest.mark.parametrize("counts", CASES, ids=str)
+@pytest.mark.parametrize("shift", [0, 3])
+def test_windows_as_containers_hold_each_token_at_its_cell(counts, shift):
+    """One container for every window with a token, in order; what a container does not hold is a pad."""
+    mask = random_mask(counts)
+    packing = plan_windows(mask, 7, shift)
+    order = window_order(*GRID, window_size=7, shift_size=shift, device=mask.device)
+    cells = torch.nn.functional.pad(mask.flatten(1), (0, 1))[:, order.cells].view(len(counts), order.num_windows, 49)
+    active = cells[cells.any(-1)]
+    assert packing.num_containers == len(active)
+    assert packing.num_tokens == sum(counts)
+    assert torch.equal(pack(torch.ones(packing.num_tokens), packing) > 0, active)
+    values = torch.arange(float(mask.numel())).view(mask.shape)
+    rows = gather(values, packing)
+    assert torch.equal(unpack(pack(rows, packing), packing), rows)
+    assert torch.equal(scatter(rows, packing), values * mask)
+    assert packing.cu_seqlens.diff().tolist() == active.sum(-1).tolist()
+    parts = split_containers(packing, 2)
+    assert sum(part.num_containers for _, part in parts) == packing.num_containers
+    for rows_of, part in parts:
+        assert torch.equal(unpack(pack(rows[rows_of], part), part), rows[rows_of])
+
+
+def test_whole_windows_need_no_moving():
+    assert plan_windows(torch.ones(2, 14, 21).bool(), 7, 3).contiguous
+    assert not plan_windows(torch.ones(2, 14, 20).bool(), 7, 3).contiguous

@@ -14,7 +14,9 @@ from sptcore.ops.selection import (
     coarsen,
     gumbel_select,
     probability_to_logit,
+    repeatable_noise,
     sample_noise,
+    select_windows,
     topk_select,
 )
 
@@ -115,6 +117,68 @@ def test_best_tokens_takes_a_count_of_its_own_for_each_image():
     assert mask.flatten(1).tolist() == [[False, False, False, True], [False, True, True, True]]
 
 
+def windows_by_rolling(activity, ratio, shift):
+    """SparseViT's way in float64: pad, roll, view as windows of 7, norm, sort; -> the chosen windows of each image."""
+    height, width = activity.shape[1:]
+    shifts = [shift if side > 7 else 0 for side in (height, width)]
+    padded = F.pad(activity.double(), (0, -width % 7, 0, -height % 7))
+    rolled = torch.roll(padded, [-one for one in shifts], (1, 2))
+    tiles = rolled.unflatten(2, (-1, 7)).unflatten(1, (-1, 7)).permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)
+    scores = tiles.square().sum(-1).sqrt()
+    chosen = torch.zeros_like(scores)
+    chosen.scatter_(1, scores.argsort(1, descending=True)[:, : int(scores.shape[1] * ratio)], 1)
+    whole = chosen.view(len(activity), padded.shape[1] // 7, -1).repeat_interleave(7, 1).repeat_interleave(7, 2)
+    return torch.roll(whole, shifts, (1, 2))[:, :height, :width].bool()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("shift", [0, 3])
+@pytest.mark.parametrize("size", [(14, 21), (9, 30), (5, 17), (7, 7), (1, 1)])
+def test_windows_are_selected_as_by_padding_and_rolling(size, shift, ratio):
+    activity = torch.rand(2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mask = select_windows(activity, everywhere(activity), ratio=ratio, window_size=7, shift_size=shift)
+    assert torch.equal(mask, windows_by_rolling(activity, ratio, shift))
+
+
+def test_windows_outside_the_image_are_neither_counted_nor_selected():
+    """Of 2 x 4 windows the image reaches 1 x 3; half of these is one: the brightest inside, not of all."""
+    activity = torch.ones(1, 14, 28)
+    valid = everywhere(activity)
+    valid[:, 5:], valid[:, :, 16:] = False, False
+    activity[~valid] = 99.0
+    activity[:, 2, 8] = 3.0
+    mask = select_windows(activity, valid, ratio=0.5, window_size=7, shift_size=0)
+    expected = torch.zeros_like(mask)
+    expected[:, :5, 7:14] = True
+    assert torch.equal(mask, expected)
+    assert not torch.equal(select_windows(activity, everywhere(activity), ratio=0.5, window_size=7, shift_size=0), mask)
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+def test_o20_equal_windows_are_taken_in_their_order(shift):
+    """O20: one constant map, ties by window index; a window that is brighter by a hair comes first."""
+    activity = torch.full((2, 14, 35), 0.3)
+    mask = select_windows(activity, everywhere(activity), ratio=0.35, window_size=7, shift_size=shift)
+    first = torch.zeros(2, 14, 35, dtype=torch.bool)
+    first[:, :7, :21] = True  # 3 of 10
+    assert torch.equal(mask, torch.roll(first, (shift, shift), (1, 2)))
+    activity[:, 13 if shift == 0 else 2, 30] += 1e-3
+    again = select_windows(activity, everywhere(activity), ratio=0.35, window_size=7, shift_size=shift)
+    assert not torch.equal(again, mask)
+
+
+def test_repeatable_noise_depends_on_the_index_alone():
+    first, again = (repeatable_noise(torch.empty(3, 20, 30)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(first[0], first[2])
+    assert torch.equal(repeatable_noise(torch.empty(1, 2, 3)).flatten(), first[0].flatten()[:6])
+    assert len(first[0].unique()) == 600
+    assert first.min() >= 0
+    assert first.max() < 1
+    quarters = torch.histc(repeatable_noise(torch.empty(1, 100, 100)), 4, 0, 1)
+    assert ((quarters - 2500).abs() < 5 * (10_000 * 3 / 16) ** 0.5).all()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 7), (8, 9)])
 def test_coarsen_is_the_maximum_of_two_by_two_in_ceil_mode(size):
     logits = torch.randn(2, *size)
@@ -159,3 +223,5 @@ def test_wrong_arguments_are_named():
         gumbel_select(logits, everywhere(logits), threshold=1.5)
     with pytest.raises(ValueError, match="ratio"):
         topk_select(logits, everywhere(logits), ratio=1.5)
+    with pytest.raises(ValueError, match="ratio"):
+        select_windows(logits, everywhere(logits), ratio=-0.1, window_size=7, shift_size=0)
