@@ -12,12 +12,14 @@ import torch
 from sptcore.errors import SptError, UsageError, did_you_mean
 from sptcore.models.config import STRIDES, BackboneConfig
 from sptcore.models.variants import VARIANTS, backbone_config, build_backbone
-from sptcore.profiling.macs import backbone_macs, stage_grids
+from sptcore.profiling.macs import StageCost, backbone_macs, stage_grids
 from sptcore.runs import runs_root, weights_info
 
 ORIGINS = {
     "spt": "Select and Pack Transformer, arXiv 2410.23608",
     "swin": "Swin Transformer, arXiv 2103.14030",
+    "dynamicswin": "Swin with two feed-forward networks, arXiv 2207.01580",
+    "dat": "Deformable Attention Transformer, arXiv 2201.00520",
     "topk-windows": "half of the windows, by norm, after SparseViT, arXiv 2303.17605",
     "topk-tokens": "ours: SPT with half of the tokens, by gate",
     "swin-gt": "Swin among the object tokens of a window, by labels: an upper bound",
@@ -94,7 +96,8 @@ def list_models(
     rows = []
     for name in names:
         config = backbone_config(name)
-        macs = {ratio: sum(stage.macs for stage in backbone_macs(config, height, width, ratio)) for ratio in ratios}
+        costs = _costs(config, width, height, ratios)
+        macs = {ratio: sum(stage.macs for stage in stages) for ratio, stages in costs.items()}
         origin = ORIGINS.get(name) or ORIGINS[family_of(name)]
         params = sum(count_params(config))
         rows.append(ModelRow(name, family_of(name), params, config.num_spa_blocks, sum(config.depths), macs, origin))
@@ -104,7 +107,7 @@ def list_models(
 def list_stages(name: str, *, width: int, height: int, ratios: Sequence[float] = (1.0, 0.25)) -> list[StageRow]:
     """One row a stage of model `name`; the stem counts to stage 1, norms and the gate to the stage before."""
     config = backbone_config(name)
-    costs = {ratio: backbone_macs(config, height, width, ratio) for ratio in ratios}
+    costs = _costs(config, width, height, ratios)
     params = count_params(config)
     rows = []
     for index, (rows_high, columns) in enumerate(stage_grids(height, width)):
@@ -123,6 +126,11 @@ def list_stages(name: str, *, width: int, height: int, ratios: Sequence[float] =
             )
         )
     return rows
+
+
+def _costs(config: BackboneConfig, width: int, height: int, ratios: Sequence[float]) -> dict[float, list[StageCost]]:
+    """The stages at each ratio; a model whose own settings fix what it selects costs the same at all."""
+    return {ratio: backbone_macs(config, height, width, config.fixed_ratios or ratio) for ratio in ratios}
 
 
 def count_params(config: BackboneConfig) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sptcore.models.attention import ATTENTIONS
 from sptcore.models.block import Block
 from sptcore.models.config import STRIDES, BackboneConfig
+from sptcore.models.dynamic import DynamicBlock, ratio_loss
 from sptcore.models.layers import Gate, PatchEmbed, PatchMerging, init_weights
 from sptcore.models.selectors import SELECTORS, TokenContext
 from sptcore.ops.packing import Packing
@@ -140,7 +141,14 @@ class HierarchicalBackbone(nn.Module):
         for number, stage in enumerate(self.stages, start=1):
             x = stage(x, trail)
             self._leave(number, x, trail, maps)
-        return Features(maps, tuple(trail.selections), trail.entry)
+        return Features(maps, tuple(trail.selections), trail.entry, self._losses(trail))
+
+    def _losses(self, trail: _Trail) -> dict[str, Tensor]:
+        """What the backbone itself has to lose: in training, how far its predictors are from their ratios."""
+        if not self.training or not self.config.predictor_blocks:
+            return {}
+        decisions = [placed.selection for placed in trail.selections]
+        return {"loss_ratio": ratio_loss(decisions, self.config.keep_ratios)}
 
     def _leave(self, number: int, x: Tensor, trail: _Trail, maps: dict[str, Tensor]) -> None:
         """Norm the output of stage `number`, read s0 on it where that is due, hand the scores to the next grid."""
@@ -177,14 +185,18 @@ def valid_tokens(x: Tensor, image_sizes: Tensor | None, stride: int) -> Tensor:
 
 def _build_block(config: BackboneConfig, stage: int, index: int) -> Block:
     """Block `index` of stage 1..4: SPT, Swin and the baselines differ in these three arguments only."""
-    dim, depth = config.channels[stage - 1], config.depths[stage - 1]
+    dim = config.channels[stage - 1]
     shift_size = config.window_size // 2 if index % 2 else 0
-    selects = index >= depth - config.spa_blocks[stage - 1]
-    attention = ATTENTIONS[config.attention if selects else "window"]
+    selects = (stage, index) in config.select_places
+    deforms = stage in config.deformable_stages and index % 2
+    attention = ATTENTIONS["deformable" if deforms else config.attention if selects else "window"]
     place = sum(config.depths[: stage - 1]) + index
-    return Block(
+    own = config
+    if selects and config.keep_ratios:
+        own = replace(config, select_ratio=config.keep_ratios[config.select_places.index((stage, index))])
+    return (DynamicBlock if config.is_dynamic(stage, index) else Block)(
         dim,
-        selector=SELECTORS[config.selector](dim, config, shift_size) if selects else None,
+        selector=SELECTORS[config.selector](dim, own, shift_size) if selects else None,
         attention=attention(dim, config.num_heads[stage - 1], shift_size, config),
         bypass="skip_block" if config.ffn == "selected" else config.bypass,
         mlp_ratio=config.mlp_ratio,

@@ -12,7 +12,7 @@ from sptcore.ops.packing import MODES
 from sptcore.ops.selection import NOISES
 
 STRIDES = (4, 8, 16, 32)
-BYPASS_NAMES = ("identity", "proj", "skip_block")
+BYPASS_NAMES = ("identity", "proj", "skip_block", "fast_mlp")
 FFN_NAMES = ("all", "selected")
 SCORE_NAMES = ("gate", "l2")
 
@@ -29,9 +29,12 @@ class BackboneConfig:
     `score_propagation`: a stage's scores are raised by the finer stage's (Eq. 4).
     `train_packing`, `eval_packing`: stream | aligned. `container_len` None is window_size ** 2.
     `scope`: image | image_region | image_window. `rpb`, the position bias of packed blocks: spatial | slot | none.
-    `bypass` of unselected tokens: identity | proj (Eq. 9 to the letter) | skip_block.
+    `bypass` of unselected tokens: identity | proj (Eq. 9 to the letter) | skip_block | fast_mlp (DynamicSwin).
     `ffn`: all (paper) | selected (ours; the same as skip_block).
     `drop_path`: rate of the last block, rising linearly from 0. `out_stages`: the stages 1..4 whose map is returned.
+    `predictor_blocks`: DynamicSwin, the blocks of stage 3 (from 0) whose predictor chooses the tokens that take the
+    full feed-forward network, a share `keep_ratios` at each; the selecting blocks are these. `deformable_stages`: DAT,
+    the stages whose odd blocks attend at deformed places; their other blocks are not shifted.
     """
 
     embed_dim: int = 96
@@ -59,9 +62,12 @@ class BackboneConfig:
     bypass: str = "identity"
     ffn: str = "all"
     out_stages: tuple[int, ...] = (1, 2, 3, 4)
+    predictor_blocks: tuple[int, ...] = ()
+    keep_ratios: tuple[float, ...] = ()
+    deformable_stages: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("depths", "num_heads", "out_stages"):
+        for name in ("depths", "num_heads", "out_stages", "predictor_blocks", "keep_ratios", "deformable_stages"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_words()
         self._check_numbers()
@@ -116,10 +122,32 @@ class BackboneConfig:
             "container_len must be at least 1": self.packed_len < 1,
             "out_stages must be ascending stages out of 1..4": not self.out_stages
             or list(self.out_stages) != sorted(set(self.out_stages) & {1, 2, 3, 4}),
+            "deformable_stages must be ascending stages out of 1..4, and attention may not name them too": list(
+                self.deformable_stages
+            )
+            != sorted(set(self.deformable_stages) & {1, 2, 3, 4})
+            or self.attention == "deformable",
+            **self._predictor_faults(),
         }
         for fault, present in faults.items():
             if present:
                 raise UsageError(f"backbone: {fault}")
+
+    def _predictor_faults(self) -> dict[str, bool]:
+        blocks, ratios = self.predictor_blocks, self.keep_ratios
+        used, depth = bool(blocks), self.depths[2] if len(self.depths) == 4 else 0
+        return {
+            f"predictor_blocks must be ascending blocks of stage 3, 0..{depth - 1}": list(blocks)
+            != sorted(set(blocks) & set(range(depth))),
+            "keep_ratios needs a share in [0, 1] for each of predictor_blocks": len(ratios) != len(blocks)
+            or not all(0 <= ratio <= 1 for ratio in ratios),
+            "selector = 'predictor', bypass = 'fast_mlp' and predictor_blocks go together": (
+                (self.selector == "predictor") != used or (self.bypass == "fast_mlp") != used
+            ),
+            "with predictor_blocks attention is 'window'": used and self.attention != "window",
+            f"with predictor_blocks num_spa_blocks is their number, {len(blocks)}": used
+            and self.num_spa_blocks != len(blocks),
+        }
 
     @property
     def packed_len(self) -> int:
@@ -133,12 +161,40 @@ class BackboneConfig:
 
     @property
     def spa_blocks(self) -> tuple[int, ...]:
-        """How many of each stage's last blocks select and pack."""
+        """How many of each stage's blocks select: its last ones pack, with predictors those of stage 3 decide."""
+        if self.predictor_blocks:
+            return (0, 0, len(self.predictor_blocks), 0)
         counts, left = [], self.num_spa_blocks
         for depth in reversed(self.depths):
             counts.append(min(depth, left))
             left -= counts[-1]
         return tuple(reversed(counts))
+
+    @property
+    def select_places(self) -> tuple[tuple[int, int], ...]:
+        """(stage from 1, block from 0) of every selecting block, in network order."""
+        if self.predictor_blocks:
+            return tuple((3, block) for block in self.predictor_blocks)
+        return tuple(
+            (stage, block)
+            for stage, (depth, count) in enumerate(zip(self.depths, self.spa_blocks, strict=True), start=1)
+            for block in range(depth - count, depth)
+        )
+
+    def is_dynamic(self, stage: int, block: int) -> bool:
+        """Whether `block` (from 0) of `stage` (1..4) has two feed-forward networks: from the first predictor on."""
+        return stage == 3 and bool(self.predictor_blocks) and block >= self.predictor_blocks[0]
+
+    @property
+    def fixed_ratios(self) -> tuple[float, ...] | None:
+        """The select ratio of each selecting block where the config alone sets it, so that none can be forced."""
+        return self.keep_ratios or None
+
+    def stage_of(self, dim: int) -> int:
+        """The stage (1..4) of `dim` channels. Raises ValueError when there is none."""
+        if dim not in self.channels:
+            raise ValueError(f"no stage has {dim} channels, they are {self.channels}")
+        return self.channels.index(dim) + 1
 
     @property
     def first_spa_stage(self) -> int | None:
@@ -163,9 +219,9 @@ class BackboneConfig:
         return replace(self, out_stages=stages)
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain dict of JSON and TOML values; a `container_len` of None is left out."""
+        """A plain dict of JSON and TOML values; what is None or empty is left out, as older descriptions have it."""
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return {key: value for key, value in plain.items() if value is not None}
+        return {key: value for key, value in plain.items() if value not in (None, [])}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BackboneConfig:

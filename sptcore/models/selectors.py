@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from sptcore.models.layers import Gate
-from sptcore.ops.selection import Selection, gumbel_select, repeatable_noise, select_windows, topk_select
+from sptcore.models.predictor import PredictorLG
+from sptcore.ops.selection import (
+    Selection,
+    best_tokens,
+    floor_share,
+    gumbel_select,
+    repeatable_noise,
+    select_windows,
+    topk_select,
+)
 
 if TYPE_CHECKING:
     from sptcore.models.config import BackboneConfig
@@ -131,6 +140,28 @@ class RandomSelector(Selector):
         return Selection(scores, weight, context.valid, gated=False)
 
 
+class PredictorSelector(Selector):
+    """The tokens a small network on the block's input deems worth the full feed-forward network (DynamicSwin).
+
+    In training each token's lot is drawn, the straight-through Gumbel-softmax over "keep" and "drop"; in evaluation the
+    floor(select_ratio x tokens) likeliest of each image are kept. Decisions are not cumulative.
+    """
+
+    def __init__(self, dim: int, config: BackboneConfig, shift_size: int = 0) -> None:
+        super().__init__(dim, config)
+        self.predictor = PredictorLG(dim)
+        self.ratio = config.select_ratio
+
+    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
+        logits = self.predictor(x, context.valid)
+        if self.training:  # argmax of two logits with Gumbel noise each: their difference with logistic noise, above 0
+            weight = gumbel_select(logits, context.valid, threshold=0.5, noise="logistic")
+        else:
+            counts = floor_share(context.valid.flatten(1).sum(1), self.ratio)
+            weight = best_tokens(logits, context.valid, counts).to(logits.dtype)
+        return Selection(logits, weight, context.valid, gated=False)
+
+
 class AllSelector(Selector):
     """Every valid token, ungated: the dense limit of packing."""
 
@@ -158,5 +189,6 @@ SELECTORS: dict[str, type[Selector]] = {
     "topk": TopkSelector,
     "topk_windows": TopkWindowsSelector,
     "random": RandomSelector,
+    "predictor": PredictorSelector,
     "all": AllSelector,
 }

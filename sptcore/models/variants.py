@@ -29,6 +29,24 @@ VARIANTS: dict[str, BackboneConfig] = {
     "spt-b": replace(_BASE, num_spa_blocks=20),
 }
 
+_PREDICTORS = {"nano": (1,), "t": (1, 2, 3), "s": (2, 4, 6), "b": (2, 4, 6)}  # blocks of stage 3
+VARIANTS |= {
+    f"dynamicswin-{size}": replace(
+        VARIANTS[f"swin-{size}"],
+        num_spa_blocks=len(blocks),
+        predictor_blocks=blocks,
+        keep_ratios=(0.7, 0.5, 0.3)[: len(blocks)],
+        selector="predictor",
+        attention="window",
+        bypass="fast_mlp",
+    )
+    for size, blocks in _PREDICTORS.items()
+}
+VARIANTS |= {
+    f"dat-{size}": replace(VARIANTS[f"swin-{size}"], deformable_stages=(3, 4), drop_path=rate)
+    for size, rate in {"nano": 0.0, "t": 0.2, "s": 0.3, "b": 0.5}.items()
+}
+
 _SIZES = ("nano", "t", "s", "b")
 _BASELINES: dict[str, dict[str, Any]] = {
     "topk-windows": {"selector": "topk_windows", "attention": "window_gather", "topk_score": "l2"},  # Table 7, row 1

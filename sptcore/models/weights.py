@@ -13,7 +13,7 @@ from sptcore.errors import IntegrityError
 from sptcore.models.backbone import HierarchicalBackbone
 
 _BUFFERS = ("relative_position_index", "attn_mask")
-_NEW = re.compile(r"(^|\.)(gate|norms\.\d|head)\.")
+_NEW = re.compile(r"(^|\.)(gate|selector|fast|norms\.\d|head)\.")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _checked(key: str, tensor: Tensor, ours: Tensor) -> Tensor:
 
 
 def _refuse_strangers(missing: list[str], unused: list[str]) -> None:
-    """Only gates, stage norms and a head may stay fresh; only a head, norms and unread bias tables may go unused."""
+    """Only what selects, a fast path, stage norms and a head may stay fresh; only a head, norms and unread bias tables may go unused."""
     lost = [name for name in missing if not _NEW.search(name)]
     strangers = [key for key in unused if not re.search(r"^(head|norm\d?)\.|relative_position_bias_table$", key)]
     if lost or strangers:

@@ -125,6 +125,12 @@ def topk_select(scores: Tensor, valid: Tensor, *, ratio: float) -> Tensor:
     return best_tokens(scores, valid, counts)
 
 
+def floor_share(tokens: Tensor, ratio: float) -> Tensor:
+    """floor(ratio * tokens), exact for the decimal that `ratio` is written as: .3 of 10 are 3 (B,) int64."""
+    share = Fraction(str(ratio))
+    return (tokens * share.numerator).div(share.denominator, rounding_mode="floor")
+
+
 def best_tokens(scores: Tensor, valid: Tensor, counts: Tensor) -> Tensor:
     """The `counts` (B,) best valid tokens of each image, as a bool mask (B, H, W); fewer where fewer are valid."""
     ranked = scores.detach().masked_fill(~valid, -math.inf).flatten(1)

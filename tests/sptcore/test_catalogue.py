@@ -27,7 +27,8 @@ def test_costs_fall_with_the_ratio_where_blocks_select() -> None:
     rows = {row.name: row.macs for row in list_models(models_of(), width=1280, height=800)}
     assert set(rows) == set(VARIANTS)
     for name, macs in rows.items():
-        assert (macs[0.25] < macs[1.0]) == bool(VARIANTS[name].num_spa_blocks)
+        free = VARIANTS[name].num_spa_blocks and VARIANTS[name].fixed_ratios is None
+        assert (macs[0.25] < macs[1.0]) == bool(free)
     assert list_stages("spt-t", width=1280, height=800)[2].grid == (80, 50)
 
 

@@ -8,6 +8,7 @@ applies `attention.proj`, since it is the bypass that knows which tokens take it
 from __future__ import annotations
 
 from sptcore.models.attention.base import Attention
+from sptcore.models.attention.deformable import DeformableAttention
 from sptcore.models.attention.spa import SelectPackAttention
 from sptcore.models.attention.window import WindowAttention
 from sptcore.models.attention.window_gather import WindowGatherAttention
@@ -16,4 +17,5 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "window": WindowAttention,
     "spa": SelectPackAttention,
     "window_gather": WindowGatherAttention,
+    "deformable": DeformableAttention,
 }
