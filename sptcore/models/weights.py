@@ -87,7 +87,7 @@ def _checked(key: str, tensor: Tensor, ours: Tensor) -> Tensor:
 
 
 def _refuse_strangers(missing: list[str], unused: list[str]) -> None:
-    """Only what selects, a fast path, stage norms and a head may stay fresh; only a head, norms and unread bias tables may go unused."""
+    """What selects, a fast path, stage norms and a head may stay fresh; a head, norms and bias tables may go unused."""
     lost = [name for name in missing if not _NEW.search(name)]
     strangers = [key for key in unused if not re.search(r"^(head|norm\d?)\.|relative_position_bias_table$", key)]
     if lost or strangers:
