@@ -12,8 +12,10 @@ from torch.nn import functional
 
 from sptcore.models.backbone import HierarchicalBackbone
 from sptcore.models.block import Block
+from sptcore.models.config import BackboneConfig
 from sptcore.models.selectors import TokenContext
 from sptcore.ops.selection import Selection
+from sptcore.ops.windows import window_order
 
 
 def selected_tokens(ratio: float, tokens: int) -> int:
@@ -42,13 +44,38 @@ def blob_masks(batch: int, grid: tuple[int, int], ratio: float | Sequence[float]
     return masks.view(batch, height, width)
 
 
+def shift_of(config: BackboneConfig, block: int) -> int:
+    """The shift of the windows of `block`, from 1 within its stage: half a window in every second."""
+    return 0 if block % 2 else config.window_size // 2
+
+
+def window_masks(
+    batch: int, grid: tuple[int, int], ratio: float, generator: torch.Generator, *, window_size: int, shift_size: int
+) -> Tensor:
+    """As `blob_masks`, of whole windows: `selected_tokens(ratio, windows)` of the shifted grid in each image."""
+    order = window_order(*grid, window_size=window_size, shift_size=shift_size, device=torch.device("cpu"))
+    blobs = (-(-grid[0] // window_size), -(-grid[1] // window_size))
+    windows = blob_masks(batch, blobs, ratio, generator).flatten(1)
+    return windows[:, order.positions // window_size**2].view(batch, *grid)
+
+
+def active_windows(mask: Tensor, *, window_size: int, shift_size: int) -> list[int]:
+    """In how many windows of the shifted grid a token of `mask` (B, h, w) lies, for each image."""
+    order = window_order(*mask.shape[1:], window_size=window_size, shift_size=shift_size, device=mask.device)
+    cells = functional.pad(mask.flatten(1), (0, 1))[:, order.cells]
+    return cells.view(len(mask), order.num_windows, -1).any(-1).sum(1).tolist()
+
+
 def selecting_blocks(backbone: HierarchicalBackbone) -> list[Block]:
     """The blocks of a backbone that select, in network order."""
     return [block for block in backbone.modules() if isinstance(block, Block) and block.selector is not None]
 
 
 class ForcedSelector(nn.Module):
-    """Runs the selector it stands in for, gate and all, then selects `mask` (B, H, W) whatever the scores were."""
+    """Runs the selector it stands in for, gate and all, then selects `mask` (B, H, W) whatever the scores were.
+
+    One that selects by labels is given the mask as these.
+    """
 
     def __init__(self, inner: nn.Module, mask: Tensor) -> None:
         super().__init__()
@@ -56,7 +83,7 @@ class ForcedSelector(nn.Module):
         self.mask = mask
 
     def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
-        selection: Selection = self.inner(x, normed, context)
+        selection: Selection = self.inner(x, normed, replace(context, select_label=self.mask))
         weight = (self.mask & context.valid).to(selection.weight.dtype)
         return replace(selection, weight=weight + (selection.weight - selection.weight.detach()))
 

@@ -12,7 +12,7 @@ from sptcore.models.backbone import HierarchicalBackbone
 from sptcore.models.config import BackboneConfig
 from sptcore.models.variants import backbone_config, build_backbone
 from sptcore.profiling.counted import Counted, count_backbone, count_heads
-from sptcore.profiling.forced import blob_masks, randomise_biases
+from sptcore.profiling.forced import active_windows, blob_masks, randomise_biases, shift_of, window_masks
 from sptcore.profiling.macs import Cost, DetectorShape, backbone_macs, detector_macs, spa_places, stage_grids
 from sptcore.profiling.passes import Pass, detector_outputs, inference_pass, random_regions, training_pass
 from sptcore.tasks.detection import DetectionTask
@@ -113,26 +113,47 @@ class Case:
         height, width = setting.padded
         self.images = torch.randn(setting.batch, 3, height, width, generator=generator).to(setting.device)
         self.regions = random_regions(1000, height, width, generator).to(setting.device)
-        grids = stage_grids(height, width)
         masks = [
-            blob_masks(setting.batch, grids[stage - 1], ratio, generator).to(setting.device)
-            for (stage, _), ratio in zip(spa_places(built.subject.config), selection.ratios, strict=True)
+            self._mask(place, ratio, generator).to(setting.device)
+            for place, ratio in zip(spa_places(built.subject.config), selection.ratios, strict=True)
         ]
         self.masks: list[Tensor] | None = masks or None
+
+    def _mask(self, place: tuple[int, int], ratio: float, generator: torch.Generator) -> Tensor:
+        """What the block at `place` selects: tokens, or windows where its selector takes these whole."""
+        config, (stage, block) = self.built.subject.config, place
+        grid = stage_grids(*self.setting.padded)[stage - 1]
+        if config.selector != "topk_windows":
+            return blob_masks(self.setting.batch, grid, ratio, generator)
+        shift_size = shift_of(config, block)
+        return window_masks(
+            self.setting.batch, grid, ratio, generator, window_size=config.window_size, shift_size=shift_size
+        )
 
     @property
     def name(self) -> str:
         """`"spt-t 0.3"`."""
         return f"{self.built.subject.name} {self.selection.name}"
 
+    def _windows(self) -> list[list[int]] | None:
+        """The windows in which each block's mask lies, where blocks attend in windows."""
+        config = self.built.subject.config
+        if config.attention != "window_gather":
+            return None
+        return [
+            active_windows(mask, window_size=config.window_size, shift_size=shift_of(config, block))
+            for (_, block), mask in zip(spa_places(config), self.masks or (), strict=True)
+        ]
+
     def costs(self) -> list[Cost]:
         """MACs by formula, for the very counts of the masks."""
         one, (height, width), batch = self.built.subject, self.setting.padded, self.setting.batch
         counts = [mask.flatten(1).sum(1).tolist() for mask in self.masks or ()]
+        windows = self._windows()
         if self.setting.scope == "backbone":
-            stages = backbone_macs(one.config, height, width, batch=batch, counts=counts)
+            stages = backbone_macs(one.config, height, width, batch=batch, counts=counts, windows=windows)
             return [cost for stage in stages for cost in stage.costs]
-        return detector_macs(one.config, height, width, batch=batch, shape=one.shape, counts=counts)
+        return detector_macs(one.config, height, width, batch=batch, shape=one.shape, counts=counts, windows=windows)
 
     def count(self, known: dict[object, Counted]) -> dict[str, int]:
         """MACs counted on what runs, by operation (`aten.addmm`); they sum to the MACs of the case.

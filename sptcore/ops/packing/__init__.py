@@ -12,6 +12,7 @@ from sptcore.ops.packing.reference import compact, gather_rows, plan_slots
 from sptcore.ops.windows import window_order
 
 MODES = ("stream", "aligned")
+PIECE_TOKENS = 784  # 16 windows of 49: what is worked on together stays in the cache of a CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,11 @@ class Packing:
         """1 - P / (B' L): the share of slots nobody sits in; 0 without containers."""
         slots = self.num_containers * self.container_len
         return 1.0 - self.num_tokens / slots if slots else 0.0
+
+    @property
+    def containers_of_images(self) -> Tensor:
+        """(B,) int64: the containers that each image is the first in."""
+        return torch.bincount(self.image_id[self.cu_seqlens[:-1].long()], minlength=self.grid[0])
 
     @property
     def cu_seqlens(self) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sptcore.models.config import BackboneConfig
 from sptcore.profiling.forced import selected_tokens
-from sptcore.profiling.macs.blocks import spa_block, window_block
+from sptcore.profiling.macs.blocks import Taken, gather_block, spa_block, whole_windows, window_block
 from sptcore.profiling.macs.cost import StageCost, same_cost
 
 PATCH_VALUES = 4 * 4 * 3
@@ -51,38 +51,54 @@ def backbone_macs(
     batch: int = 1,
     *,
     counts: Counts | None = None,
+    windows: Counts | None = None,
     packing: str | None = None,
 ) -> list[StageCost]:
     """MACs of a backbone for `batch` images of height x width, by stage.
 
     `ratio`: share of tokens every selecting block keeps, or one a block; `counts` instead gives the very numbers.
-    `packing`: stream | aligned, by default the config's packing of evaluation. Raises ValueError for ratios or counts
-    that do not fit the selecting blocks.
+    `windows`: in how many windows these tokens lie, laid out as `counts`, for attention = window_gather; by default as
+    few as hold them (`whole_windows`). `packing`: stream | aligned, by default the config's packing of evaluation.
+    Raises ValueError for ratios, counts or windows that do not fit the selecting blocks.
     """
     if counts is None:
         counts = uniform_counts(config, height, width, ratio, batch)
-    if len(counts) != config.num_spa_blocks or any(len(row) != batch for row in counts):
-        raise ValueError(f"counts must be {config.num_spa_blocks} rows of {batch}")
-    left, stages = list(counts), []
+    if windows is None:
+        windows = _fewest_windows(config, height, width, counts)
+    for name, rows in (("counts", counts), ("windows", windows)):
+        if len(rows) != config.num_spa_blocks or any(len(row) != batch for row in rows):
+            raise ValueError(f"{name} must be {config.num_spa_blocks} rows of {batch}")
+    left = [Taken(tokens, mine) for tokens, mine in zip(counts, windows, strict=True)]
+    stages = []
     for stage, grid in enumerate(stage_grids(height, width), start=1):
         mine, left = left[: config.spa_blocks[stage - 1]], left[config.spa_blocks[stage - 1] :]
         stages.append(_stage(config, stage, grid, batch, mine, packing or config.eval_packing))
     return stages
 
 
+def _fewest_windows(config: BackboneConfig, height: int, width: int, counts: Counts) -> list[list[int]]:
+    grids = stage_grids(height, width)
+    return [
+        [whole_windows(count, grids[stage - 1], config.window_size) for count in row]
+        for (stage, _), row in zip(spa_places(config), counts, strict=False)
+    ]
+
+
 def _stage(
-    config: BackboneConfig, stage: int, grid: tuple[int, int], batch: int, counts: Counts, packing: str
+    config: BackboneConfig, stage: int, grid: tuple[int, int], batch: int, taken: Sequence[Taken], packing: str
 ) -> StageCost:
     channels, tokens = config.channels[stage - 1], batch * grid[0] * grid[1]
     way_in = ("patch_embed", PATCH_VALUES) if stage == 1 else ("merging", 2 * channels)  # 4C/2 values in, C out
     costs = [same_cost("backbone", way_in[0], tokens * way_in[1] * channels, stage)]
-    dense = config.depths[stage - 1] - len(counts)
+    dense = config.depths[stage - 1] - len(taken)
     for block in range(1, config.depths[stage - 1] + 1):
         if block <= dense:
             costs += window_block(config, stage, block, grid, batch)
+        elif config.attention == "window_gather":
+            costs += gather_block(config, stage, block, tokens, taken[block - dense - 1])
         else:
-            costs += spa_block(config, stage, block, tokens, counts[block - dense - 1], packing)
+            costs += spa_block(config, stage, block, tokens, taken[block - dense - 1].tokens, packing)
     if config.entry_stage == stage:
         costs.append(same_cost("backbone", "gate", tokens * channels, stage))
-    ratio = sum(map(sum, counts)) / (len(counts) * tokens) if counts else None
+    ratio = sum(sum(one.tokens) for one in taken) / (len(taken) * tokens) if taken else None
     return StageCost(stage, tuple(costs), ratio)

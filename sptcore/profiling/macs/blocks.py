@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sptcore.models.config import BackboneConfig
 from sptcore.profiling.macs.cost import Cost, same_cost
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one block selects of each image: `tokens`, and the `windows` of Swin's grid in which they lie."""
+
+    tokens: Sequence[int]
+    windows: Sequence[int]
+
+
+def windows_of(grid: tuple[int, int], window_size: int) -> int:
+    """Windows of a grid of (h, w) tokens, padded to multiples of the window."""
+    return -(-grid[0] // window_size) * -(-grid[1] // window_size)
+
+
+def whole_windows(tokens: int, grid: tuple[int, int], window_size: int) -> int:
+    """The windows in which `tokens` lie where they fill windows of the mean size whole: as few as there can be, about.
+
+    Scattered tokens, as labels select them, lie in more; the very number is known to who has the mask.
+    """
+    return -(-tokens * windows_of(grid, window_size) // (grid[0] * grid[1]))
 
 
 def window_block(config: BackboneConfig, stage: int, block: int, grid: tuple[int, int], batch: int) -> list[Cost]:
     """Shifted window attention. Ours projects real tokens and one pad row an image; the paper's, all pad cells."""
     channels, length = config.channels[stage - 1], config.window_size**2
     tokens = grid[0] * grid[1]
-    padded = length * (-(-grid[0] // config.window_size)) * (-(-grid[1] // config.window_size))
+    padded = length * windows_of(grid, config.window_size)
     rows = tokens + (padded > tokens)
     place = (stage, block)
     return [
@@ -39,6 +61,25 @@ def spa_block(
         Cost("backbone", "qkv", selected * 3 * channels**2, stream * length * 3 * channels**2, *place),
         Cost("backbone", "attention", containers * core, stream * core, *place),
         Cost("backbone", "proj", projected * channels**2, tokens * channels**2, *place),
+        same_cost("backbone", "ffn", _ffn(config, channels, selected if skips else tokens), *place),
+    ]
+
+
+def gather_block(config: BackboneConfig, stage: int, block: int, tokens: int, taken: Taken) -> list[Cost]:
+    """Attention gathered in selected windows; `tokens` N of the whole batch.
+
+    Ours projects selected tokens only, and attends in whole windows; the paper's way to count pads these first.
+    """
+    channels, length, selected = config.channels[stage - 1], config.window_size**2, sum(taken.tokens)
+    padded = length * sum(taken.windows)
+    skips = config.ffn == "selected" or config.bypass == "skip_block"
+    projected = tokens if config.bypass == "proj" else selected
+    place = (stage, block)
+    return [
+        same_cost("backbone", "gate", tokens * channels if config.uses_gates else 0, *place),
+        Cost("backbone", "qkv", selected * 3 * channels**2, padded * 3 * channels**2, *place),
+        same_cost("backbone", "attention", padded * 2 * length * channels, *place),
+        Cost("backbone", "proj", projected * channels**2, padded * channels**2, *place),
         same_cost("backbone", "ffn", _ffn(config, channels, selected if skips else tokens), *place),
     ]
 

@@ -30,6 +30,7 @@ def detector_macs(
     *,
     shape: DetectorShape | None = None,
     counts: Counts | None = None,
+    windows: Counts | None = None,
     packing: str | None = None,
 ) -> list[Cost]:
     """MACs of a Mask R-CNN (without masks: Faster R-CNN) on `config`, backbone included, as a flat list.
@@ -39,7 +40,7 @@ def detector_macs(
     """
     shape = shape or DetectorShape()
     heads, height, width = shape.heads, -(-height // 32) * 32, -(-width // 32) * 32
-    stages = backbone_macs(config, height, width, ratio, batch, counts=counts, packing=packing)
+    stages = backbone_macs(config, height, width, ratio, batch, counts=counts, windows=windows, packing=packing)
     grids = stage_grids(height, width)
     entering = [int(level) for level in heads.levels]  # level "0" is the map of stage 1
     tokens = [grids[stage][0] * grids[stage][1] for stage in entering]

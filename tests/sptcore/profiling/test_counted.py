@@ -11,7 +11,7 @@ from sptcore.errors import EnvironmentFault
 from sptcore.models.variants import build_backbone
 from sptcore.profiling import counted
 from sptcore.profiling.counted import count_backbone, count_heads, count_macs
-from sptcore.profiling.forced import blob_masks, forced_selection
+from sptcore.profiling.forced import active_windows, blob_masks, forced_selection, shift_of, window_masks
 from sptcore.profiling.macs import (
     Counts,
     DetectorShape,
@@ -78,6 +78,39 @@ def test_spa_blocks_count_as_the_formula_says(options: dict[str, str], size: tup
     ]
     found = count_backbone(backbone, torch.randn(3, 3, *size, generator=generator), masks)
     assert found.macs == total(backbone_macs(backbone.config, *size, batch=3, counts=counts_of(masks)))[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"selector": "topk_windows"},
+        {"selector": "topk_windows", "bypass": "skip_block"},
+        {"selector": "ground_truth"},
+        {"selector": "random", "bypass": "proj"},
+        {"selector": "gate", "ffn": "selected", "num_spa_blocks": 5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [(128, 160), (107, 141)])
+@pytest.mark.parametrize("whole", [True, False])
+def test_gathered_windows_count_as_the_formula_says(
+    options: dict[str, str], size: tuple[int, int], whole: bool
+) -> None:
+    """O25: whole windows and scattered tokens, an empty image in the last block, shifted windows, pad cells."""
+    backbone = build_backbone("spt-nano", attention="window_gather", **options).eval()
+    config, generator, masks, windows = backbone.config, torch.Generator().manual_seed(1), [], []
+    for number, (stage, block) in enumerate(spa_places(config)):
+        grid, ratio = stage_grids(*size)[stage - 1], 0.1 + 0.2 * number
+        rule = {"window_size": config.window_size, "shift_size": shift_of(config, block)}
+        mask = window_masks(2, grid, ratio, generator, **rule) if whole else blob_masks(2, grid, ratio, generator)
+        mask[0] &= number < config.num_spa_blocks - 1
+        masks.append(mask)
+        windows.append(active_windows(mask, **rule))
+    found = count_backbone(backbone, torch.randn(2, 3, *size, generator=generator), masks)
+    exact = backbone_macs(config, *size, batch=2, counts=counts_of(masks), windows=windows)
+    assert found.macs == total(exact)[0]
+    if not whole:
+        assert total(backbone_macs(config, *size, batch=2, counts=counts_of(masks)))[0] < found.macs
 
 
 @pytest.mark.parametrize("selected", [96, 100])

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from sptcore.models.config import BackboneConfig
 from sptcore.models.variants import VARIANTS
 from sptcore.profiling.macs import (
+    Cost,
     DetectorShape,
     backbone_macs,
     detector_macs,
@@ -138,6 +140,33 @@ def test_options_change_what_runs(option: dict[str, str]) -> None:
         "selector": -sum(tokens[stage] * channels[stage - 1] for stage in [2, *places]),
     }
     assert changed - actual == expected[next(iter(option))]
+
+
+def test_all_windows_gathered_cost_as_swin_does() -> None:
+    """By the paper's count, at sizes with pad cells and without; ours projects no pads. Half the windows cost less."""
+    for size in ((800, 1280), (320, 512), (448, 448)):
+        swin = total(backbone_macs(VARIANTS["swin-t"], *size))
+        gathered = total(backbone_macs(VARIANTS["topk-windows-t"], *size, 1.0))
+        assert gathered[1] == swin[1]
+        assert gathered[0] <= swin[0]
+        half = backbone_macs(VARIANTS["topk-windows-t"], *size, 0.5)
+        assert total(half)[0] < gathered[0]
+        assert half[3].select_ratio == pytest.approx(0.5, abs=0.01)
+
+
+def test_windows_are_counted_where_they_are_known() -> None:
+    """One token in each of 9 windows costs the attention of 9, not of the one that would hold them."""
+    config = replace(VARIANTS["swin-gt-nano"], num_spa_blocks=2)  # stage 4: a grid of 12 x 12, windows of 4
+    known = group_costs(backbone_costs(config, windows=[[9], [9]]), "component")["attention"]
+    fewest = group_costs(backbone_costs(config), "component")["attention"]
+    assert known[0] - fewest[0] == 2 * 8 * 2 * 16**2 * 256
+    with pytest.raises(ValueError, match="windows must be 2 rows of 1"):
+        backbone_costs(config, windows=[[9]])
+
+
+def backbone_costs(config: BackboneConfig, **windows: list[list[int]]) -> list[Cost]:
+    stages = backbone_macs(config, 384, 384, counts=[[9], [9]], **windows)
+    return [cost for stage in stages for cost in stage.costs]
 
 
 def test_a_detector_without_masks_and_with_small_heads() -> None:
