@@ -15,6 +15,7 @@ STRIDES = (4, 8, 16, 32)
 BYPASS_NAMES = ("identity", "proj", "skip_block", "fast_mlp")
 FFN_NAMES = ("all", "selected")
 SCORE_NAMES = ("gate", "l2")
+_OLDEST = (("attention", "spa"),)  # values of later settings that older descriptions imply
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ class BackboneConfig:
     def to_dict(self) -> dict[str, Any]:
         """A plain dict of JSON and TOML values; what is None or empty is left out, as older descriptions have it."""
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return {key: value for key, value in plain.items() if value not in (None, [])}
+        return {key: value for key, value in plain.items() if value not in (None, []) and (key, value) not in _OLDEST}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BackboneConfig:
