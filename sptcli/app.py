@@ -52,6 +52,8 @@ COMMANDS: dict[str, Entry] = {
     "prepare": Entry("sptcli.prepare", "Data", "unpack and check a data set, name what is missing"),
     "train": Entry("sptcli.train", "Train and test", "train a detector that selects its tokens"),
     "evaluate": Entry("sptcli.evaluate", "Train and test", "AP, selection and MACs of a run on a data set"),
+    "predict": Entry("sptcli.predict", "Train and test", "what a model finds in images and videos"),
+    "reproduce": Entry("sptcli.reproduce", "Train and test", "the paper's tables and figures as resumable run plans"),
     "profile": Entry("sptcli.profile", "Efficiency", "parameters, multiply-accumulates, latency and memory of models"),
     "report": Entry("sptcli.report", "Look", "a run on one page: curves, tables, heat maps, settings"),
     "compare": Entry("sptcli.compare", "Look", "runs side by side: figures, settings, accuracy against cost"),

@@ -1,0 +1,89 @@
+"""`spt predict`: what a model finds in images and videos."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sptcli import options
+from sptcli.console import table
+from sptcli.session import Session
+
+if TYPE_CHECKING:
+    from sptcore.prediction import PredictReport
+
+EXAMPLES = (
+    "spt predict img.jpg",
+    "spt predict pictures --weights last --conf .5 --out found",
+    "spt predict street.mp4 --video-out found.mp4",
+)
+SHOWN = 20
+
+
+def command(
+    ctx: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(metavar="IMG|DIR|GLOB|VIDEO|DATA", help="an image, a folder, a pattern, a video, a data set"),
+    ],
+    weights: Annotated[str, typer.Option("--weights", metavar="FILE", help="auto, last, a run or weights")] = "auto",
+    conf: Annotated[float, typer.Option("--conf", help="least score that is kept")] = 0.3,
+    save: Annotated[Literal["images", "json", "both"], typer.Option("--save", help="what is written")] = "both",
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="folder, instead of the current one")] = None,
+    video_out: Annotated[Path | None, typer.Option("--video-out", metavar="FILE", help="the annotated video")] = None,
+    res: options.Res = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="images to look at, from the first")] = None,
+    device: options.Device = "auto",
+    split: options.Split = "val",
+    root: options.Root = None,
+    ann: options.Ann = None,
+    format: options.Format = "auto",
+    strict: options.Strict = False,
+    follow_symlinks: options.FollowSymlinks = False,
+    allow_truncated: options.AllowTruncated = False,
+    size: options.AnnotatedSize = None,
+) -> None:
+    """Predict: boxes and masks, or classes, drawn on each image, and as a COCO results file.
+
+    Without --weights: the last run, else the bundled demo weights, which every picture then says. Pictures are
+    <stem>-prediction.png and results predictions.json, in the current folder or --out; a video becomes a video.
+    """
+    from sptcore.prediction import PredictSettings, predict
+    from sptcore.viz.pictures import Reading, find_pictures
+    from sptcore.viz.video import VIDEO_SUFFIXES, open_video
+
+    session = Session.of(ctx)
+    if Path(source).suffix.lower() in VIDEO_SUFFIXES:
+        found = open_video(Path(source))
+    else:
+        reading = Reading(split, root, ann, format, strict, follow_symlinks, allow_truncated, size)
+        found = find_pictures(source, reading, limit=limit)
+    resolution = None if res is None else (max(res), min(res))
+    settings = PredictSettings(weights, conf, save, out, video_out, resolution, device)
+    report = predict(found, settings, progress=session.progress)
+    document = {"weights": report.weights, "demo": report.demo, "images": report.images}
+    session.show(document, _view(report))
+    session.finish(artefacts=dict(report.files), next=f"spt viz-selection {shlex.quote(source)} --weights {weights}")
+
+
+def _view(report: PredictReport) -> object:
+    """One image: a line a result; several: a line an image."""
+    names = report.class_names
+    if len(report.images) == 1:
+        rows = [[names.get(one["category_id"]), one["score"], _box(one)] for one in report.images[0].results]
+        return table(["class", "score", "box x y w h"], rows[:SHOWN])
+    rows = []
+    for image in report.images[:SHOWN]:
+        counts: dict[str, int] = {}
+        for one in image.results:
+            name = str(names.get(one["category_id"]))
+            counts[name] = counts.get(name, 0) + 1
+        rows.append([image.name, len(image.results), ", ".join(f"{count} {name}" for name, count in counts.items())])
+    return table(["image", "found", "of which"], rows)
+
+
+def _box(result: dict) -> str | None:
+    return " ".join(f"{side:.0f}" for side in result["bbox"]) if "bbox" in result else None

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sptcore.runs.demo import DEMO_WEIGHTS
+from tests.support.cli import spt
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_pictures_and_results_land_in_the_current_folder() -> None:
+    ran = spt("predict", "sample", "--limit", "2", "--weights", DEMO_WEIGHTS, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.document["schema"] == "spt.predict/1"
+    assert len(ran.document["images"]) == 2
+    assert Path("predictions.json").is_file()
+    assert len(list(Path().glob("*-prediction.png"))) == 2
+
+
+def test_one_image_is_told_result_by_result() -> None:
+    Image.radial_gradient("L").convert("RGB").save("lone.png")
+    ran = spt("predict", "lone.png", "--weights", DEMO_WEIGHTS, "--conf", "0", "--save", "images")
+    assert ran.code == 0, ran.err
+    assert "box x y w h" in ran.out
+    assert not Path("predictions.json").exists()
+
+
+@pytest.mark.parametrize(("source", "code"), [("gone.jpg", 3), ("gone.mp4", 3), ("nowhere", 3)])
+def test_what_is_not_there_is_named(source: str, code: int) -> None:
+    ran = spt("predict", source, "--weights", DEMO_WEIGHTS)
+    assert ran.code == code
+    assert source in ran.err
+
+
+def test_a_setting_that_does_not_fit_is_exit_2() -> None:
+    Image.new("RGB", (40, 30)).save("lone.png")
+    ran = spt("predict", "lone.png", "--weights", DEMO_WEIGHTS, "--video-out", "a.mp4")
+    assert ran.code == 2
+    assert "--video-out" in ran.err
