@@ -13,14 +13,15 @@ from sptcore.data.records import DatasetIndex, ImageRecord
 from sptcore.errors import DataError
 from sptcore.labels.geometry import whole_image
 from sptcore.labels.transform import labels_for
-from sptcore.models.backbone import HierarchicalBackbone
-from sptcore.models.config import STRIDES, BackboneConfig
+from sptcore.models.config import STRIDES
+from sptcore.models.variants import AnyBackboneConfig, find_backbone
 from sptcore.profiling.macs import DetectorShape, spa_places
 from sptcore.profiling.subjects import Selection, Subject
 from sptcore.progress import SILENT, Progress, track
 from sptcore.runs.models import LoadedModel
 from sptcore.tasks.base import BlockCounts, add_counts, block_counts
-from sptcore.tasks.detector import HeadsConfig, Normalise
+from sptcore.tasks.detector import HeadsConfig
+from sptcore.tasks.pixels import Normalise
 
 
 def trained_subject(name: str, loaded: LoadedModel, selections: tuple[Selection, ...]) -> Subject:
@@ -29,12 +30,8 @@ def trained_subject(name: str, loaded: LoadedModel, selections: tuple[Selection,
     shape = DetectorShape(categories=len(spec.categories), masks=spec.masks)
     if spec.task == "detect":
         shape = replace(shape, heads=HeadsConfig.from_dict(spec.heads))
-    backbone = _backbone(loaded)
+    backbone = find_backbone(loaded.model)
     return Subject(name, backbone.config, selections, shape, backbone.state_dict())
-
-
-def _backbone(loaded: LoadedModel) -> HierarchicalBackbone:
-    return next(module for module in loaded.model.modules() if isinstance(module, HierarchicalBackbone))
 
 
 @torch.inference_mode()
@@ -53,7 +50,7 @@ def measured_selection(
     Ratios are micro averages: selected tokens of all images / their tokens. Raises DataError for a broken image and for
     a data set without any.
     """
-    backbone, normalise = _backbone(loaded), Normalise()
+    backbone, normalise = find_backbone(loaded.model), Normalise()
     device = next(backbone.parameters()).device
     normalise.to(device)
     counts: list[BlockCounts] = []
@@ -69,7 +66,7 @@ def measured_selection(
 
 
 def label_selection(
-    config: BackboneConfig,
+    config: AnyBackboneConfig,
     index: DatasetIndex,
     size: tuple[int, int],
     *,

@@ -23,10 +23,10 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
-from sptcore.models.backbone import Features, HierarchicalBackbone
-
-IMAGE_MEAN = (123.675, 116.28, 103.53)
-IMAGE_STD = (58.395, 57.12, 57.375)
+from sptcore.models.backbone import Features
+from sptcore.models.variants import AnyBackbone
+from sptcore.tasks.pixels import Normalise
+from sptcore.tasks.simple_pyramid import SimplePyramid
 
 
 @dataclass(frozen=True)
@@ -96,26 +96,6 @@ class DetectorOutput:
     features: Features
 
 
-class Normalise(nn.Module):
-    """uint8 pixels to network input on the device: ImageNet mean and deviation, then zero in the batch padding."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-        """(B, 3, H, W) uint8 or float in 0..255 -> float32; `sizes` are (height, width) inside the padding."""
-        result = (images.float() - self.mean) / self.std
-        for image, (height, width) in zip(result, sizes, strict=True):
-            image[:, height:].zero_()
-            image[:, :, width:].zero_()
-        return result
-
-
 class Anchors(AnchorGenerator):
     """Anchors in float32 whatever the features are in: bfloat16 would move those beyond 256 pixels by whole pixels."""
 
@@ -146,23 +126,31 @@ class RoIAlign(MultiScaleRoIAlign):
 
 
 class PyramidBackbone(nn.Module):
-    """Backbone and feature pyramid as torchvision's detectors want them: one number of channels on every level."""
+    """Backbone and feature pyramid as torchvision's detectors want them: one number of channels on every level.
 
-    def __init__(self, body: HierarchicalBackbone, heads: HeadsConfig) -> None:
+    `entering`: the backbone's maps that the pyramid reads; of a plain ViT there is only one.
+    """
+
+    def __init__(self, body: AnyBackbone, heads: HeadsConfig) -> None:
         super().__init__()
         self.body = body
         self.levels = heads.levels
         self.out_channels = heads.fpn_channels
-        channels = [body.config.channels[int(level)] for level in heads.levels]
+        self.entering = SimplePyramid.source if body.config.is_plain else heads.levels
+        channels = [body.config.channels[int(level)] for level in self.entering]
         extra = LastLevelMaxPool() if heads.pool_level else None
-        self.fpn = FeaturePyramidNetwork(channels, heads.fpn_channels, extra_blocks=extra)
+        self.fpn = (
+            SimplePyramid(channels[0], heads.levels, heads.fpn_channels, extra_blocks=extra)
+            if body.config.is_plain
+            else FeaturePyramidNetwork(channels, heads.fpn_channels, extra_blocks=extra)
+        )
 
     def forward(
         self, images: Tensor, image_sizes: Tensor, select_labels: dict[int, Tensor] | None
     ) -> tuple[dict[str, Tensor], Features]:
         """Pyramid levels by name, finest first, and the features of the backbone itself."""
         features = self.body(images, image_sizes, select_labels)
-        return self.fpn(OrderedDict((level, features.maps[level]) for level in self.levels)), features
+        return self.fpn(OrderedDict((level, features.maps[level]) for level in self.entering)), features
 
 
 class _SelectingDetector:
@@ -195,7 +183,7 @@ class BoxDetector(_SelectingDetector, FasterRCNN):
     """Faster R-CNN, for data with boxes only."""
 
 
-def build_detector(body: HierarchicalBackbone, heads: HeadsConfig, *, classes: int, masks: bool) -> nn.Module:
+def build_detector(body: AnyBackbone, heads: HeadsConfig, *, classes: int, masks: bool) -> nn.Module:
     """The detector of `classes` classes (background not counted)."""
     backbone = PyramidBackbone(body, heads)
     anchors = Anchors(heads.anchor_sizes, (heads.aspect_ratios,) * len(heads.anchor_sizes))

@@ -10,15 +10,10 @@ import torch
 from sptcore.errors import UsageError
 from sptcore.labels.geometry import Geometry, whole_image
 from sptcore.labels.transform import labels_for
-from sptcore.models.backbone import HierarchicalBackbone
+from sptcore.models.variants import find_backbone
 from sptcore.runs.models import LoadedModel
-from sptcore.tasks.detector import Normalise
+from sptcore.tasks.pixels import Normalise
 from sptcore.viz.heatmap import Layer
-
-
-def backbone_of(loaded: LoadedModel) -> HierarchicalBackbone:
-    """The backbone inside a model of any task."""
-    return next(module for module in loaded.model.modules() if isinstance(module, HierarchicalBackbone))
 
 
 def frame_of(loaded: LoadedModel, image: np.ndarray, resolution: tuple[int, int] | None = None) -> Geometry:
@@ -33,7 +28,7 @@ def look(loaded: LoadedModel, image: np.ndarray, geometry: Geometry, mask: np.nd
     The image is fitted by `geometry` and padded to a multiple of 32, as in evaluation. `mask` (H, W), the object
     pixels, is needed by a model that selects by ground truth; raises UsageError where such a model gets none.
     """
-    backbone = backbone_of(loaded)
+    backbone = find_backbone(loaded.model)
     if backbone.config.selector == "ground_truth" and mask is None:
         raise UsageError("this model selects by labels", hint="show it a data set, not a lone image")
     width, height = geometry.out
