@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -134,7 +135,14 @@ def command(
     rpb: Annotated[str | None, _option("--rpb", text="spatial, slot or none", panel=SELECTION)] = None,
     device: options.Device = "auto",
     devices: Annotated[
-        int | None, _option("--devices", text="processes, each with its own batch and GPU", panel=RUNNING)
+        str | None,
+        _option("--devices", text="processes of a machine, their GPUs (0,1), or auto: all", metavar="N", panel=RUNNING),
+    ] = None,
+    nodes: Annotated[
+        int | None, _option("--nodes", text="machines, on each of which this command runs", panel=RUNNING)
+    ] = None,
+    rdzv: Annotated[
+        str | None, _option("--rdzv", text="where machines meet", metavar="HOST:PORT", panel=RUNNING)
     ] = None,
     workers: Annotated[
         int | None, _option("--workers", text="loading processes, or auto", parser=parse_count, panel=RUNNING)
@@ -168,9 +176,12 @@ def command(
 
     The run folder holds settings, metrics, checkpoints and weights; `spt train --config RUN/config.toml` runs it again.
     """
+    import torch
+
     from sptcore.runs import Run
     from sptcore.runs.device import pick_device
-    from sptcore.training.distributed import joined, launch, started_by_launcher
+    from sptcore.training.distributed import joined
+    from sptcore.training.launch import check_gpus, find_place, launch
     from sptcore.training.loop import check_resumable, make_trainer
 
     session = Session.of(ctx)
@@ -181,10 +192,16 @@ def command(
         return 0
     if run is not None:
         check_resumable(config, run)
-    if config.devices > 1 and not started_by_launcher():
+    place, device_asked = find_place(config.world, nodes=config.nodes), pick_device(config.device)
+    if place is None and config.world > 1:
+        if device_asked.type == "cuda" and config.gpus is None:
+            check_gpus(config.devices, torch.cuda.device_count())
         session.opened = False  # the processes say everything
-        return launch(["-m", "sptcli", *session.arguments], config.devices)
-    with joined(pick_device(config.device)) as (group, own_device):
+        arguments = ["-m", "sptcli", *session.arguments]
+        return launch(arguments, config.devices, nodes=config.nodes, rdzv=rdzv, tell=session.warn)
+    if place is not None:
+        os.environ["RANK"] = str(place.rank)  # srun's processes too: the first of them speaks
+    with joined(device_asked, place, gpus=config.gpus) as (group, own_device):
         trainer = make_trainer(config, group=group, device=own_device, progress=session.progress)
         made = run or (
             _fresh(config, run_dir, name) if group.is_leader else None
@@ -221,10 +238,30 @@ def _config(session: Session, run: Run | None) -> TrainConfig:
     values = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
     if values.get("workers") == -1:
         values["workers"] = None
+    named = {key for key in values if session.explicit(key)}
+    if "devices" in values:
+        placed = _parse_devices(values["devices"], values.get("device", "auto"))
+        values |= placed
+        named |= placed.keys() if "devices" in named else set()
     if run is None:
         return make_config(values)
     own = read_config(run.home / "config.toml").model_dump(exclude_none=True)
-    return make_config(own | {key: value for key, value in values.items() if session.explicit(key)})
+    return make_config(own | {key: values[key] for key in named})
+
+
+def _parse_devices(text: str, device: str) -> dict[str, Any]:
+    """The settings that `--devices` stands for: a number of processes, the GPUs of each, or all GPUs."""
+    import torch
+
+    from sptcore.runs.device import pick_device
+
+    if text == "auto":
+        return {"devices": max(1, torch.cuda.device_count()) if pick_device(device).type == "cuda" else 1}
+    parts = str(text).split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"--devices {text}: neither a number, nor numbers of GPUs, nor auto", hint="--devices 0,1")
+    gpus = tuple(int(part) for part in parts)
+    return {"devices": len(gpus), "gpus": gpus} if len(gpus) > 1 else {"devices": gpus[0]}
 
 
 def _fresh(config: TrainConfig, run_dir: Path | None, name: str | None) -> Run:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sptcore.errors import UsageError, did_you_mean
 
@@ -20,6 +20,13 @@ _PRESETS = Path(__file__).with_name("presets")
 def _setting(default: Any, text: str, *, running: bool = False, **limits: Any) -> Any:
     """A documented field; `running` marks what may change when a run is resumed, since it cannot change the result."""
     return Field(default=default, description=text, json_schema_extra={"running": running}, **limits)
+
+
+_BACKBONE_FIELDS = (
+    "select_threshold", "num_spa_blocks", "attention", "selector", "select_ratio", "topk_score", "noise",
+    "score_propagation", "scope", "bypass", "ffn", "rpb",
+)  # fmt: skip
+"""Fields that replace the variant's setting of the same name, where they are given."""
 
 
 class TrainConfig(BaseModel):
@@ -93,6 +100,15 @@ class TrainConfig(BaseModel):
     select_loss_weight: float = _setting(0.01, "alpha of the selection loss (Eq. 10)", ge=0)
     select_threshold: float | None = _setting(None, "probability above which a token is selected", gt=0, lt=1)
     num_spa_blocks: int | None = _setting(None, "blocks with selection, counted from the last one", ge=0)
+    attention: str | None = _setting(None, "attention of these blocks: spa, or window_gather (within Swin's windows)")
+    selector: str | None = _setting(
+        None, "what selects: gate, ground_truth (labels: an upper bound), topk, topk_windows, random or all"
+    )
+    select_ratio: float | None = _setting(None, "share that topk, topk_windows and random select", ge=0, le=1)
+    topk_score: str | None = _setting(None, "by which topk ranks tokens: gate, or l2 (their norm)")
+    noise: str | None = _setting(None, "noise on the gates in training: gumbel, logistic or none")
+    score_propagation: bool | None = _setting(None, "raise a stage's scores by the finer stage's (Eq. 4)")
+    scope: str | None = _setting(None, "which selected tokens see each other: image, image_region or image_window")
     packing: Literal["stream", "aligned"] | None = _setting(None, "packing in training: stream (paper) or aligned")
     bypass: str | None = _setting(None, "what unselected tokens get from attention: identity or proj")
     ffn: str | None = _setting(None, "tokens that take the feed-forward network: all or selected")
@@ -161,6 +177,12 @@ class TrainConfig(BaseModel):
         parse_interval(value)
         return value
 
+    @model_validator(mode="after")
+    def _a_gpu_each(self) -> TrainConfig:
+        if self.gpus is not None and not len({*self.gpus}) == len(self.gpus) == self.devices:
+            raise ValueError(f"gpus = {list(self.gpus)}: one of its own for each of {self.devices} devices")
+        return self
+
     @property
     def world(self) -> int:
         """Processes of all machines."""
@@ -169,7 +191,7 @@ class TrainConfig(BaseModel):
     @property
     def backbone_overrides(self) -> dict[str, Any]:
         """The model settings that differ from the variant's."""
-        given = {name: getattr(self, name) for name in ("select_threshold", "num_spa_blocks", "bypass", "ffn", "rpb")}
+        given = {name: getattr(self, name) for name in _BACKBONE_FIELDS}
         given |= {"train_packing": self.packing, "drop_path": self.drop_path, "gate_bias_init": self.gate_bias_init}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -218,6 +240,8 @@ def make_config(values: Mapping[str, Any], *, where: str | None = None) -> Train
         return TrainConfig(**values)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # of settings that do not fit together
+            raise UsageError(first["msg"].removeprefix("Value error, "), where=where) from None
         key = str(first["loc"][0])
         message = f"{key} = {first.get('input')!r}: {first['msg'].removeprefix('Value error, ')}"
         raise UsageError(message, where=where, hint=TrainConfig.model_fields[key].description) from None

@@ -1,26 +1,30 @@
 """Several processes training one model: the few collective operations the loop needs, trivial for one process.
 
-Each process is one rank of torch.distributed, started by torch's elastic launcher (`launch`) or by torchrun; it takes
-its own share of every step's images, and gradients are averaged over all of them.
+Each process is one rank of torch.distributed, started by ourselves (`launch`), torchrun or srun; it takes its own share
+of every step's images, and gradients are averaged over all of them.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn.parallel import DistributedDataParallel
 
-_PATIENCE = timedelta(hours=24)  # a validation may keep the others waiting; a dead process is seen by the launcher
+from sptcore.errors import EnvironmentFault, ResourceError
+from sptcore.training.launch import Place
+
+T = TypeVar("T")
+_PATIENCE = timedelta(hours=24)  # one process may keep the others waiting; a dead one is seen by the launcher
+_MEETING = timedelta(minutes=10)
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Group:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process evaluates, writes and speaks."""
+        """Whether this process scores, writes and speaks."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
@@ -61,6 +65,21 @@ class Group:
         dist.broadcast_object_list(box, src=0, device=self._device())
         return box[0]
 
+    def gathered(self, value: T) -> list[T]:
+        """The `value` of every process, in order of rank, on each of them."""
+        box = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(box, value)
+        return box
+
+    def collected(self, value: T) -> list[T]:
+        """The `value` of every process, in order of rank, on the leader; nothing on the others."""
+        if self.world == 1:
+            return [value]
+        box = [value] * self.world if self.is_leader else None
+        dist.gather_object(value, box, dst=0)
+        return box or []
+
     @staticmethod
     def _device() -> torch.device:
         """Where collectives work: the current CUDA device under NCCL, else the CPU."""
@@ -70,51 +89,60 @@ class Group:
 ALONE = Group()
 
 
-def started_by_launcher() -> bool:
-    """Whether this process is one rank of several (torchrun's variables)."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 @contextmanager
-def joined(device: torch.device) -> Iterator[tuple[Group, torch.device]]:
-    """This process's group, by torchrun's variables, and its own device; alone, `device` as it is."""
-    if not started_by_launcher():
+def joined(
+    device: torch.device, place: Place | None = None, *, gpus: Sequence[int] | None = None
+) -> Iterator[tuple[Group, torch.device]]:
+    """This process's group, by its `place`, and its own device (of `gpus`, in order); without one, `device` as it is.
+
+    Raises EnvironmentFault when the others are not reached or a GPU is not there, ResourceError when one of them dies.
+    """
+    device = _own_device(device, 0 if place is None else place.local_rank, gpus, several=place is not None)
+    if place is None:
         yield ALONE, device
         return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    _meet(place, "nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Group(dist.get_rank(), dist.get_world_size()), device
+        yield Group(place.rank, place.world), device
+    except RuntimeError as error:
+        if not any(text in str(error) for text in _LOST):
+            raise
+        hint = "what it said last tells why; go on with the run: --resume"
+        raise ResourceError(f"another process of the run is gone, as rank {place.rank} notices", hint=hint) from error
     finally:
         dist.destroy_process_group()
 
 
-def launch(arguments: Sequence[str], processes: int) -> int:
-    """Run `python ARGUMENTS` in `processes` processes of one group; returns the exit code of the first to fail, or 0.
+def _own_device(device: torch.device, local_rank: int, gpus: Sequence[int] | None, *, several: bool) -> torch.device:
+    if device.type != "cuda":
+        if gpus is not None:
+            raise EnvironmentFault(f"GPU {gpus[0]} is not available", hint="--devices N, or see: spt doctor")
+        return device
+    count = torch.cuda.device_count()
+    if gpus is None:
+        if several:  # a process that SLURM shows one GPU only finds it at 0
+            device = torch.device("cuda", local_rank % count)
+    elif gpus[local_rank] >= count:
+        hint = f"there are {count}, counted from 0"
+        raise EnvironmentFault(f"GPU {gpus[local_rank]} is not available", hint=hint)
+    else:
+        device = torch.device("cuda", gpus[local_rank])
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    return device
 
-    SIGTERM and Ctrl-C are passed on to them, with 30 seconds to save their state.
-    """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    settings = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.2,
-    )
+def _meet(place: Place, backend: str) -> None:
+    """Join the group. Raises EnvironmentFault when the others do not come within ten minutes."""
     try:
-        elastic_launch(settings, sys.executable)(*arguments)
-    except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode
-        return 128 - code if code < 0 else code
-    except SignalException as stop:
-        return 130 if stop.sigval == signal.SIGINT else 128 + int(stop.sigval)
-    return 0
+        if place.hosted:
+            dist.init_process_group(backend, timeout=_PATIENCE)
+            return
+        leads = place.rank == 0
+        store = TCPStore(place.host, place.port, place.world, is_master=leads, timeout=_MEETING)
+        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world, timeout=_PATIENCE)
+    except RuntimeError as error:
+        where = f"{place.host}:{place.port}"
+        message = f"rank {place.rank} of {place.world} did not meet the others: {str(error).splitlines()[0]}"
+        hint = "start all of them, with the same MASTER_ADDR and a free MASTER_PORT"
+        raise EnvironmentFault(message, where=where, hint=hint) from error

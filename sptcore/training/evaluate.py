@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from sptcore.tasks.base import (
     block_counts,
 )
 from sptcore.training.datasets import ImageDataset
+from sptcore.training.distributed import ALONE, Group
 from sptcore.training.loading import BatchLoader, padded_size
 from sptcore.training.sampler import Draw
 from sptcore.training.state import by_stage
@@ -31,11 +33,15 @@ from sptcore.training.stop import StopRequest
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """One image alone: its `frame` (height, width), a multiple of 32, and the `selected` tokens of each block."""
+    """One image alone: its `frame` (height, width), a multiple of 32, and the `selected` tokens of each block.
+
+    `containers`: in how many containers, or windows, these lie.
+    """
 
     image_id: int
     frame: tuple[int, int]
     selected: tuple[int, ...]
+    containers: tuple[int, ...] = ()
 
 
 class Interrupted(Exception):
@@ -68,12 +74,23 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Running:
-    """How a model is run over a split."""
+    """How a model is run over a split; the processes of `group` take turns in its batches."""
 
     device: torch.device
     batch: int = 8
     workers: int = 0
     backend: str = "faster"
+    group: Group = ALONE
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one batch came to; `number` is its place among all batches of the split."""
+
+    number: int
+    found: dict[int, list[Result]]
+    counts: list[BlockCounts]
+    tokens: list[ImageTokens]
 
 
 def evaluate_model(
@@ -89,22 +106,36 @@ def evaluate_model(
 ) -> Evaluation:
     """Run `model` (put in evaluation mode) over `dataset`, whose records are those of `index`, and score it.
 
-    Raises Interrupted between two batches when `stop` has a cause.
+    Of several processes the leader gets the evaluation, the same as if it were alone, the others one without content.
+    Raises Interrupted, on each of them, when `stop` of one had a cause between two batches.
     """
-    found: dict[int, list[Result]] = {}
-    counts: list[BlockCounts] = []
-    tokens: list[ImageTokens] = []
     model.eval()
-    for batch in _batches(dataset, running, stop, progress):
-        with torch.inference_mode():
-            predictions, features = task.predict(model, batch, spec)
-            found |= zip(batch.image_ids, predictions, strict=True)
-            selected = block_counts(features, batch.select_labels)
-            counts = add_counts(counts, selected) if selected else counts
-            tokens += _image_tokens(batch, features)
+    group, own = running.group, []
+    cause = None
+    for number, batch in _batches(dataset, running, progress):
+        cause = None if stop is None else stop.cause
+        if cause:
+            break
+        own.append(_predict(task, model, batch, spec, number))
+    if any(group.gathered(cause)):
+        raise Interrupted
+    parts = sorted(chain.from_iterable(group.collected(own)), key=lambda part: part.number)
+    if not group.is_leader:
+        return Evaluation(len(dataset), {})
+    found = {image_id: entries for part in parts for image_id, entries in part.found.items()}
     results = [entry for record in index.records for entry in found[record.image_id]]
     scores = task.score(index, results, Scoring(masks=spec.masks, backend=running.backend))
-    return Evaluation(len(dataset), scores, counts, results, tokens)
+    counts: list[BlockCounts] = []
+    for part in parts:
+        counts = add_counts(counts, part.counts) if part.counts else counts
+    return Evaluation(len(dataset), scores, counts, results, [tokens for part in parts for tokens in part.tokens])
+
+
+@torch.inference_mode()
+def _predict(task: Task, model: nn.Module, batch: Batch, spec: ModelSpec, number: int) -> _Part:
+    predictions, features = task.predict(model, batch, spec)
+    found = dict(zip(batch.image_ids, predictions, strict=True))
+    return _Part(number, found, block_counts(features, batch.select_labels), _image_tokens(batch, features))
 
 
 def alike_in_batches(dataset: ImageDataset, batch: int) -> list[list[Draw]]:
@@ -119,20 +150,22 @@ def alike_in_batches(dataset: ImageDataset, batch: int) -> list[list[Draw]]:
     return [alike[first : first + batch] for alike in frames.values() for first in range(0, len(alike), batch)]
 
 
-def _batches(dataset: ImageDataset, running: Running, stop: StopRequest | None, progress: Progress) -> Iterator[Batch]:
-    """Every image once, on the device."""
+def _batches(dataset: ImageDataset, running: Running, progress: Progress) -> Iterator[tuple[int, Batch]]:
+    """This process's share of the batches, with their numbers, on the device; between all of them every image once."""
     draws = alike_in_batches(dataset, running.batch)
+    numbers = range(running.group.rank, len(draws), running.group.world)
     with BatchLoader(dataset, workers=running.workers, pin=running.device.type == "cuda") as loader:
-        for batch in track(loader.batches(draws), progress, "evaluating", len(draws)):
-            if stop is not None and stop.cause:
-                raise Interrupted
-            yield batch.to(running.device)
+        loaded = loader.batches(draws[number] for number in numbers)
+        for number, batch in zip(numbers, track(loaded, progress, "evaluating", len(numbers)), strict=True):
+            yield number, batch.to(running.device)
 
 
 def _image_tokens(batch: Batch, features: Features) -> list[ImageTokens]:
     if not features.selections:
         return []
     selected = torch.stack([one.selection.counts for one in features.selections], dim=1).tolist()
+    packed = [one.packing.containers_of_images for one in features.selections if one.packing is not None]
+    containers = torch.stack(packed, dim=1).tolist() if len(packed) == len(features.selections) else [()] * len(batch)
     frames = [padded_size(height, width) for height, width in batch.image_sizes.tolist()]
-    rows = zip(batch.image_ids, frames, selected, strict=True)
-    return [ImageTokens(image_id, frame, tuple(counts)) for image_id, frame, counts in rows]
+    rows = zip(batch.image_ids, frames, map(tuple, selected), map(tuple, containers), strict=True)
+    return [ImageTokens(*row) for row in rows]

@@ -250,23 +250,25 @@ class Trainer:
         return step > 0 and every > 0 and step % every == 0 and self.state.evaluated_at != step
 
     def _evaluate(self, stop: StopRequest) -> str | None:
-        """Validate on the leader; the cause when that was cut short."""
-        cause = None
-        if self.group.is_leader:
-            try:
-                self._validate(stop)
-            except Interrupted:
-                cause = stop.cause
-        self.state.evaluated_at = self.state.step if cause is None else self.state.evaluated_at
-        return self.group.first(cause)
-
-    def _validate(self, stop: StopRequest) -> None:
+        """Validate, each process its share; the cause when that was cut short."""
         started, state, prepared = time.monotonic(), self.state, self.prepared
+        running = Running(self.device, self.config.batch, self.workers, group=self.group)
         model = state.evaluated_model.eval()
-        running = Running(self.device, self.config.batch, self.workers)
-        self.evaluation = evaluate_model(
-            prepared.task, model, prepared.spec, prepared.val, prepared.val_index, running=running, stop=stop
-        )
+        try:
+            self.evaluation = evaluate_model(
+                prepared.task, model, prepared.spec, prepared.val, prepared.val_index, running=running, stop=stop
+            )
+        except Interrupted:
+            return next(filter(None, self.group.gathered(stop.cause)))
+        if self.group.is_leader:
+            self._tell_validation(started)
+        state.evaluated_at = state.step
+        return None
+
+    def _tell_validation(self, started: float) -> None:
+        """Log what the validation that began at `started` came to, and keep the weights when they are the best."""
+        assert self.evaluation is not None
+        state, prepared = self.state, self.prepared
         values = {f"val.{name}": value for name, value in self.evaluation.figures().items()}
         if state.evaluated_at != state.step:
             self._log(values, seconds=time.monotonic() - started, images=len(prepared.val))

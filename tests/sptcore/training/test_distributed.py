@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sptcore.runs import Run, load_checkpoint
-from sptcore.training.distributed import ALONE, joined, launch
+from sptcore.training.distributed import ALONE, joined
+from sptcore.training.launch import launch
 from tests.support.cli import spt_process
 from tests.support.training import difference, mini_data
 
