@@ -188,8 +188,7 @@ def _build_block(config: BackboneConfig, stage: int, index: int) -> Block:
     dim = config.channels[stage - 1]
     shift_size = config.window_size // 2 if index % 2 else 0
     selects = (stage, index) in config.select_places
-    deforms = stage in config.deformable_stages and index % 2
-    attention = ATTENTIONS["deformable" if deforms else config.attention if selects else "window"]
+    attention = ATTENTIONS["deformable" if config.deforms(stage, index) else config.attention if selects else "window"]
     place = sum(config.depths[: stage - 1]) + index
     own = config
     if selects and config.keep_ratios:

@@ -151,6 +151,11 @@ class BackboneConfig:
         }
 
     @property
+    def is_plain(self) -> bool:
+        """Whether there is one grid from the first block to the last, and a class token, as in a ViT: no."""
+        return False
+
+    @property
     def packed_len(self) -> int:
         """L: slots of a container."""
         return self.window_size**2 if self.container_len is None else self.container_len
@@ -185,6 +190,10 @@ class BackboneConfig:
     def is_dynamic(self, stage: int, block: int) -> bool:
         """Whether `block` (from 0) of `stage` (1..4) has two feed-forward networks: from the first predictor on."""
         return stage == 3 and bool(self.predictor_blocks) and block >= self.predictor_blocks[0]
+
+    def deforms(self, stage: int, block: int) -> bool:
+        """Whether `block` (from 0) of `stage` (1..4) attends at deformed places."""
+        return stage in self.deformable_stages and block % 2 == 1
 
     @property
     def fixed_ratios(self) -> tuple[float, ...] | None:

@@ -115,6 +115,5 @@ def sample(maps: Tensor, places: Tensor) -> Tensor:
     -1 and 1 are the middles of the outer cells; outside there is zero. Computed in float32 or wider.
     """
     dtype = torch.promote_types(maps.dtype, torch.float32)
-    with torch.autocast(maps.device.type, enabled=False):
-        sampled = F.grid_sample(maps.to(dtype), places.flip(-1).to(dtype), mode="bilinear", align_corners=True)
+    sampled = F.grid_sample(maps.to(dtype), places.flip(-1).to(dtype), mode="bilinear", align_corners=True)
     return sampled.to(maps.dtype)

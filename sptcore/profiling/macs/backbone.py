@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 
 from sptcore.models.config import BackboneConfig
+from sptcore.models.variants import AnyBackboneConfig
+from sptcore.models.vit.config import STAGE, ViTConfig
 from sptcore.profiling.forced import selected_tokens
-from sptcore.profiling.macs.blocks import Taken, gather_block, spa_block, whole_windows, window_block
+from sptcore.profiling.macs.blocks import (
+    Taken,
+    deformable_block,
+    dynamic_block,
+    gather_block,
+    spa_block,
+    whole_windows,
+    window_block,
+)
 from sptcore.profiling.macs.cost import StageCost, same_cost
+from sptcore.profiling.macs.vit import rule_counts, vit_macs
 
 PATCH_VALUES = 4 * 4 * 3
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a pass runs: the packing in use, and whether the model trains."""
+
+    packing: str
+    training: bool = False
+
 
 Counts = Sequence[Sequence[int]]  # selected tokens: one row a selecting block in network order, one number an image
 
@@ -22,17 +44,13 @@ def stage_grids(height: int, width: int) -> list[tuple[int, int]]:
     return grids
 
 
-def spa_places(config: BackboneConfig) -> list[tuple[int, int]]:
+def spa_places(config: AnyBackboneConfig) -> list[tuple[int, int]]:
     """(stage, block), both from 1, of every selecting block in network order."""
-    return [
-        (stage, block)
-        for stage, (depth, selecting) in enumerate(zip(config.depths, config.spa_blocks, strict=True), start=1)
-        for block in range(depth - selecting + 1, depth + 1)
-    ]
+    return [(stage, block + 1) for stage, block in config.select_places]
 
 
 def uniform_counts(
-    config: BackboneConfig, height: int, width: int, ratio: float | Sequence[float], batch: int = 1
+    config: AnyBackboneConfig, height: int, width: int, ratio: float | Sequence[float], batch: int = 1
 ) -> list[list[int]]:
     """The counts that a select ratio means: the same for every block, or one a selecting block in network order."""
     places, grids = spa_places(config), stage_grids(height, width)
@@ -40,11 +58,17 @@ def uniform_counts(
     if len(ratios) != len(places):
         raise ValueError(f"{len(ratios)} ratios for {len(places)} selecting blocks")
     tokens = [grids[stage - 1][0] * grids[stage - 1][1] for stage, _ in places]
-    return [[selected_tokens(share, count)] * batch for share, count in zip(ratios, tokens, strict=True)]
+    count_of = selected_tokens if config.fixed_ratios is None else kept_tokens
+    return [[count_of(share, count)] * batch for share, count in zip(ratios, tokens, strict=True)]
+
+
+def kept_tokens(ratio: float, tokens: int) -> int:
+    """How many of `tokens` a model of fixed ratios keeps in evaluation, as `sptcore.ops.selection.floor_share`."""
+    return int(Fraction(str(ratio)) * tokens)
 
 
 def backbone_macs(
-    config: BackboneConfig,
+    config: AnyBackboneConfig,
     height: int,
     width: int,
     ratio: float | Sequence[float] = 1.0,
@@ -53,14 +77,18 @@ def backbone_macs(
     counts: Counts | None = None,
     windows: Counts | None = None,
     packing: str | None = None,
+    training: bool = False,
 ) -> list[StageCost]:
     """MACs of a backbone for `batch` images of height x width, by stage.
 
     `ratio`: share of tokens every selecting block keeps, or one a block; `counts` instead gives the very numbers.
     `windows`: in how many windows these tokens lie, laid out as `counts`, for attention = window_gather; by default as
-    few as hold them (`whole_windows`). `packing`: stream | aligned, by default the config's packing of evaluation.
-    Raises ValueError for ratios, counts or windows that do not fit the selecting blocks.
+    few as hold them (`whole_windows`). `packing`: stream | aligned, by default the config's. `training`: what a forward
+    pass in training runs, where that is something else (DynamicSwin: every token goes both ways). Raises ValueError for
+    ratios, counts or windows that do not fit the selecting blocks.
     """
+    if isinstance(config, ViTConfig):
+        return [_plain(config, height, width, ratio, batch, counts, training)]
     if counts is None:
         counts = uniform_counts(config, height, width, ratio, batch)
     if windows is None:
@@ -69,11 +97,31 @@ def backbone_macs(
         if len(rows) != config.num_spa_blocks or any(len(row) != batch for row in rows):
             raise ValueError(f"{name} must be {config.num_spa_blocks} rows of {batch}")
     left = [Taken(tokens, mine) for tokens, mine in zip(counts, windows, strict=True)]
+    mode = Mode(packing or (config.train_packing if training else config.eval_packing), training)
     stages = []
     for stage, grid in enumerate(stage_grids(height, width), start=1):
         mine, left = left[: config.spa_blocks[stage - 1]], left[config.spa_blocks[stage - 1] :]
-        stages.append(_stage(config, stage, grid, batch, mine, packing or config.eval_packing))
+        stages.append(_stage(config, stage, grid, batch, mine, mode))
     return stages
+
+
+def _plain(
+    config: ViTConfig,
+    height: int,
+    width: int,
+    ratio: float | Sequence[float],
+    batch: int,
+    counts: Counts | None,
+    training: bool,
+) -> StageCost:
+    """The one stage of a ViT; its `fixed_ratios` mean what its keep rate comes to on this grid, to the token."""
+    grid = stage_grids(height, width)[STAGE - 1]
+    if counts is None:
+        own = ratio == config.fixed_ratios
+        counts = rule_counts(config, grid, batch) if own else uniform_counts(config, height, width, ratio, batch)
+    if len(counts) != config.num_spa_blocks or any(len(row) != batch for row in counts):
+        raise ValueError(f"counts must be {config.num_spa_blocks} rows of {batch}")
+    return vit_macs(config, grid, batch, counts, training=training)
 
 
 def _fewest_windows(config: BackboneConfig, height: int, width: int, counts: Counts) -> list[list[int]]:
@@ -85,19 +133,27 @@ def _fewest_windows(config: BackboneConfig, height: int, width: int, counts: Cou
 
 
 def _stage(
-    config: BackboneConfig, stage: int, grid: tuple[int, int], batch: int, taken: Sequence[Taken], packing: str
+    config: BackboneConfig, stage: int, grid: tuple[int, int], batch: int, taken: Sequence[Taken], mode: Mode
 ) -> StageCost:
     channels, tokens = config.channels[stage - 1], batch * grid[0] * grid[1]
     way_in = ("patch_embed", PATCH_VALUES) if stage == 1 else ("merging", 2 * channels)  # 4C/2 values in, C out
     costs = [same_cost("backbone", way_in[0], tokens * way_in[1] * channels, stage)]
-    dense = config.depths[stage - 1] - len(taken)
-    for block in range(1, config.depths[stage - 1] + 1):
-        if block <= dense:
+    decisions, now = iter(taken), Taken((), ())
+    for index in range(config.depths[stage - 1]):
+        selects, block = (stage, index) in config.select_places, index + 1
+        now = next(decisions) if selects else now
+        if config.is_dynamic(stage, index):
+            ways = (tokens, tokens) if mode.training else (sum(now.tokens), tokens - sum(now.tokens))
+            dense = window_block(config, stage, block, grid, batch)
+            costs += dynamic_block(config, dense, ways, judged=tokens if selects else 0)
+        elif config.deforms(stage, index):
+            costs += deformable_block(config, stage, block, grid, batch)
+        elif not selects:
             costs += window_block(config, stage, block, grid, batch)
         elif config.attention == "window_gather":
-            costs += gather_block(config, stage, block, tokens, taken[block - dense - 1])
+            costs += gather_block(config, stage, block, tokens, now)
         else:
-            costs += spa_block(config, stage, block, tokens, taken[block - dense - 1].tokens, packing)
+            costs += spa_block(config, stage, block, tokens, now.tokens, mode.packing)
     if config.entry_stage == stage:
         costs.append(same_cost("backbone", "gate", tokens * channels, stage))
     ratio = sum(sum(one.tokens) for one in taken) / (len(taken) * tokens) if taken else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sptcore.models.attention.deformable import KERNELS
 from sptcore.models.config import BackboneConfig
 from sptcore.profiling.macs.cost import Cost, same_cost
 
@@ -81,6 +82,37 @@ def gather_block(config: BackboneConfig, stage: int, block: int, tokens: int, ta
         same_cost("backbone", "attention", padded * 2 * length * channels, *place),
         Cost("backbone", "proj", projected * channels**2, padded * channels**2, *place),
         same_cost("backbone", "ffn", _ffn(config, channels, selected if skips else tokens), *place),
+    ]
+
+
+def dynamic_block(config: BackboneConfig, dense: list[Cost], ways: tuple[int, int], *, judged: int) -> list[Cost]:
+    """DynamicSwin: the attention of the `dense` block, then `ways`: tokens of the full and of the short network.
+
+    `judged`: tokens that a predictor looks at, 0 in a block that keeps to the decision of an earlier one.
+    """
+    place = (dense[0].stage, dense[0].block)
+    channels = config.channels[place[0] - 1]
+    half, quarter = channels // 2, channels // 4
+    predictor = channels**2 + channels * half + half * quarter + quarter * 2
+    return [
+        *([same_cost("backbone", "predictor", judged * predictor, *place)] if judged else []),
+        *(cost for cost in dense if cost.component != "ffn"),
+        same_cost("backbone", "ffn", _ffn(config, channels, ways[0]), *place),
+        same_cost("backbone", "fast_mlp", ways[1] * channels**2, *place),
+    ]
+
+
+def deformable_block(config: BackboneConfig, stage: int, block: int, grid: tuple[int, int], batch: int) -> list[Cost]:
+    """DAT: offsets read off the queries, attention of all tokens to as many sampled ones. Sampling counts nothing."""
+    channels, tokens = config.channels[stage - 1], grid[0] * grid[1]
+    offset = channels * (KERNELS[stage - 1] ** 2 + 2)  # a depthwise convolution, and two values from every channel
+    place = (stage, block)
+    return [
+        same_cost("backbone", "qkv", batch * tokens * 3 * channels**2, *place),
+        same_cost("backbone", "offsets", batch * tokens * offset, *place),
+        same_cost("backbone", "attention", batch * 2 * tokens**2 * channels, *place),
+        same_cost("backbone", "proj", batch * tokens * channels**2, *place),
+        same_cost("backbone", "ffn", _ffn(config, channels, batch * tokens), *place),
     ]
 
 

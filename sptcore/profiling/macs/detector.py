@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sptcore.models.config import BackboneConfig
+from sptcore.models.variants import AnyBackboneConfig
+from sptcore.models.vit.config import STAGE, ViTConfig
 from sptcore.profiling.macs.backbone import Counts, backbone_macs, stage_grids
 from sptcore.profiling.macs.cost import Cost, same_cost
+from sptcore.profiling.macs.vit import simple_pyramid_macs
 from sptcore.tasks.detector import HEADS, HeadsConfig
 
 
@@ -22,7 +24,7 @@ class DetectorShape:
 
 
 def detector_macs(
-    config: BackboneConfig,
+    config: AnyBackboneConfig,
     height: int,
     width: int,
     ratio: float | Sequence[float] = 1.0,
@@ -32,15 +34,18 @@ def detector_macs(
     counts: Counts | None = None,
     windows: Counts | None = None,
     packing: str | None = None,
+    training: bool = False,
 ) -> list[Cost]:
     """MACs of a Mask R-CNN (without masks: Faster R-CNN) on `config`, backbone included, as a flat list.
 
     The image is padded to a multiple of 32 as in a batch. Regions are as many as the heads let through, for each image:
-    1000 boxes and 100 masks with the standard heads, mmdetection's dummy forward and the paper's convention.
+    1000 boxes and 100 masks with the standard heads, mmdetection's dummy forward and the paper's convention; in `training` too, where heads sample fewer.
     """
     shape = shape or DetectorShape()
     heads, height, width = shape.heads, -(-height // 32) * 32, -(-width // 32) * 32
-    stages = backbone_macs(config, height, width, ratio, batch, counts=counts, windows=windows, packing=packing)
+    stages = backbone_macs(
+        config, height, width, ratio, batch, counts=counts, windows=windows, packing=packing, training=training
+    )
     grids = stage_grids(height, width)
     entering = [int(level) for level in heads.levels]  # level "0" is the map of stage 1
     tokens = [grids[stage][0] * grids[stage][1] for stage in entering]
@@ -49,7 +54,11 @@ def detector_macs(
     pooled = -(-last[0] // 2) * -(-last[1] // 2) if heads.pool_level else 0
     return [
         *(cost for stage in stages for cost in stage.costs),
-        *_pyramid(tokens, channels, heads, batch),
+        *(
+            simple_pyramid_macs(config, grids[STAGE - 1], heads, batch)
+            if isinstance(config, ViTConfig)
+            else _pyramid(tokens, channels, heads, batch)
+        ),
         *_proposals(sum(tokens) + pooled, heads, batch),
         *_box_head(heads, shape.categories, batch),
         *(_mask_head(heads, shape.categories, batch) if shape.masks else ()),
