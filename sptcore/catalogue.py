@@ -11,7 +11,8 @@ import torch
 
 from sptcore.errors import SptError, UsageError, did_you_mean
 from sptcore.models.config import STRIDES, BackboneConfig
-from sptcore.models.variants import VARIANTS, backbone_config, build_backbone
+from sptcore.models.variants import VARIANTS, AnyBackboneConfig, backbone_config, build_backbone
+from sptcore.models.vit.config import STAGE
 from sptcore.profiling.macs import StageCost, backbone_macs, stage_grids
 from sptcore.runs import runs_root, weights_info
 
@@ -24,6 +25,10 @@ ORIGINS = {
     "topk-tokens": "ours: SPT with half of the tokens, by gate",
     "swin-gt": "Swin among the object tokens of a window, by labels: an upper bound",
     "spt-gt": "SPT on the object tokens, by labels: an upper bound",
+    "vit": "Vision Transformer, arXiv 2010.11929",
+    "vit-gt": "ViT on the object tokens, by labels: an upper bound",
+    "dynamicvit": "ViT with predicted pruning, arXiv 2106.02034",
+    "evit": "ViT pruned by class attention, arXiv 2202.07800",
     "spt-nano": "ours, for the built-in sample",
     "swin-nano": "ours, for the built-in sample",
 }
@@ -111,7 +116,9 @@ def list_stages(name: str, *, width: int, height: int, ratios: Sequence[float] =
     params = count_params(config)
     rows = []
     for index, (rows_high, columns) in enumerate(stage_grids(height, width)):
-        macs = {ratio: stages[index].macs for ratio, stages in costs.items()}
+        if not config.depths[index]:  # of a ViT only one has blocks
+            continue
+        macs = {ratio: sum(one.macs for one in stages if one.stage == index + 1) for ratio, stages in costs.items()}
         rows.append(
             StageRow(
                 stage=index + 1,
@@ -128,12 +135,12 @@ def list_stages(name: str, *, width: int, height: int, ratios: Sequence[float] =
     return rows
 
 
-def _costs(config: BackboneConfig, width: int, height: int, ratios: Sequence[float]) -> dict[float, list[StageCost]]:
+def _costs(config: AnyBackboneConfig, width: int, height: int, ratios: Sequence[float]) -> dict[float, list[StageCost]]:
     """The stages at each ratio; a model whose own settings fix what it selects costs the same at all."""
     return {ratio: backbone_macs(config, height, width, config.fixed_ratios or ratio) for ratio in ratios}
 
 
-def count_params(config: BackboneConfig) -> list[int]:
+def count_params(config: AnyBackboneConfig) -> list[int]:
     """Parameters by stage, counted on a model without memory (the meta device)."""
     with torch.device("meta"):
         backbone = build_backbone(config)
@@ -143,7 +150,9 @@ def count_params(config: BackboneConfig) -> list[int]:
     return counts
 
 
-def _stage_of(name: str, config: BackboneConfig) -> int:
+def _stage_of(name: str, config: AnyBackboneConfig) -> int:
+    if config.is_plain:
+        return STAGE - 1
     room, _, rest = name.partition(".")
     if room in ("stages", "norms"):
         return int(rest.partition(".")[0])

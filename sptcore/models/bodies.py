@@ -17,7 +17,7 @@ AnyBackboneConfig = BackboneConfig | ViTConfig
 
 
 def config_from_dict(values: Mapping[str, Any]) -> AnyBackboneConfig:
-    """The inverse of either config's `to_dict`; `body` tells them apart. Raises UsageError for a key that is no field."""
+    """The inverse of either config's `to_dict`, told apart by `body`. Raises UsageError for a key that is no field."""
     return ViTConfig.from_dict(values) if values.get("body") == BODY else BackboneConfig.from_dict(values)
 
 

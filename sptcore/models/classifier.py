@@ -1,4 +1,4 @@
-"""An image classifier: backbone, mean of the last map over the image's tokens, one linear layer."""
+"""An image classifier: backbone, class token or mean of the last map over the image's tokens, one linear layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from sptcore.models.backbone import Features, HierarchicalBackbone, valid_tokens
+from sptcore.models.backbone import Features, valid_tokens
+from sptcore.models.bodies import AnyBackbone
 from sptcore.models.layers import init_weights
 
 
@@ -19,11 +20,11 @@ class Classified:
 
 
 class Classifier(nn.Module):
-    """Swin's head on any backbone that returns the map of stage 4; batch padding does not enter the mean."""
+    """One linear layer on a class token, or on the mean of stage 4's map, which batch padding does not enter."""
 
-    def __init__(self, backbone: HierarchicalBackbone, num_classes: int) -> None:
+    def __init__(self, backbone: AnyBackbone, num_classes: int) -> None:
         super().__init__()
-        if 4 not in backbone.config.out_stages:
+        if not backbone.config.is_plain and 4 not in backbone.config.out_stages:
             raise ValueError("a classifier needs stage 4 in out_stages")
         self.backbone = backbone
         self.head = nn.Linear(backbone.config.channels[3], num_classes)
@@ -37,6 +38,8 @@ class Classifier(nn.Module):
     ) -> Classified:
         """As the backbone's forward; -> Classified."""
         features = self.backbone(images, image_sizes, select_labels)
+        if features.pooled is not None:
+            return Classified(self.head(features.pooled), features)
         tokens = features.maps["3"].permute(0, 2, 3, 1)  # (B, H, W, C)
         valid = valid_tokens(tokens, image_sizes, 32).unsqueeze(-1)
         mean = (tokens * valid).sum((1, 2)) / valid.sum((1, 2))

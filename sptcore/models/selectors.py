@@ -192,3 +192,11 @@ SELECTORS: dict[str, type[Selector]] = {
     "predictor": PredictorSelector,
     "all": AllSelector,
 }
+
+FIXED_RATIO = ("topk", "topk_windows", "random")
+"""Selectors of a stated share, `select_ratio`, whatever is in the image."""
+
+
+def bound_note(selector: str | None) -> str:
+    """What has to stand beside every result of a model that selects by labels; empty for all others."""
+    return "upper bound: selects by labels" if selector == "ground_truth" else ""

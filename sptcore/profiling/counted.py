@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from sptcore.errors import EnvironmentFault
-from sptcore.models.backbone import HierarchicalBackbone
+from sptcore.models.variants import AnyBackbone
 from sptcore.profiling.forced import forced_selection
 from sptcore.profiling.macs import DetectorShape, stage_grids
 
@@ -85,7 +85,7 @@ def check_counter() -> None:
             )
 
 
-def count_backbone(backbone: HierarchicalBackbone, images: Tensor, masks: Sequence[Tensor] | None = None) -> Counted:
+def count_backbone(backbone: AnyBackbone, images: Tensor, masks: Sequence[Tensor] | None = None) -> Counted:
     """The MACs of `backbone` on `images` (B, 3, H, W), selecting `masks` where given (see `forced_selection`).
 
     Whole grids are counted. An evaluation on a CPU works through windows in pieces, and each piece at the border adds a
@@ -115,15 +115,17 @@ def count_heads(detector: nn.Module, shape: DetectorShape, images: Tensor) -> di
     ones), since what untrained weights propose varies.
     """
     parts: Any = detector
-    heads, body = shape.heads, parts.backbone.body
+    heads, channels = shape.heads, parts.backbone.body.config.channels
     batch, height, width = len(images), -(-images.shape[-2] // 32) * 32, -(-images.shape[-1] // 32) * 32
-    grids, channels = stage_grids(height, width), body.config.channels
+    grids = stage_grids(height, width)
     maps = OrderedDict(
-        (level, torch.empty(batch, channels[int(level)], *grids[int(level)], device="meta")) for level in heads.levels
+        (level, torch.empty(batch, channels[int(level)], *grids[int(level)], device="meta"))
+        for level in parts.backbone.entering
     )
+    sizes = [grids[int(level)] for level in heads.levels]
     pyramid = parts.backbone.fpn
     with torch.device("meta"):
-        levels = [torch.empty(batch, heads.fpn_channels, *grid) for grid in _pyramid_grids(maps, heads.pool_level)]
+        levels = [torch.empty(batch, heads.fpn_channels, *grid) for grid in _pyramid_grids(sizes, heads.pool_level)]
         pooled = torch.empty(batch * heads.post_nms[1], heads.fpn_channels, heads.box_size, heads.box_size)
         masked = torch.empty(batch * heads.detections, heads.fpn_channels, heads.mask_size, heads.mask_size)
     roi = parts.roi_heads
@@ -137,7 +139,6 @@ def count_heads(detector: nn.Module, shape: DetectorShape, images: Tensor) -> di
     return counted
 
 
-def _pyramid_grids(maps: Mapping[str, Tensor], pool_level: bool) -> list[tuple[int, int]]:
-    grids = [(level.shape[-2], level.shape[-1]) for level in maps.values()]
+def _pyramid_grids(grids: list[tuple[int, int]], pool_level: bool) -> list[tuple[int, int]]:
     height, width = grids[-1]
     return [*grids, (-(-height // 2), -(-width // 2))] if pool_level else grids

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sptcore.models.backbone import HierarchicalBackbone
 from sptcore.models.block import Block
 from sptcore.models.config import BackboneConfig
 from sptcore.models.selectors import TokenContext
+from sptcore.models.variants import AnyBackbone
+from sptcore.models.vit.model import ViT
 from sptcore.ops.selection import Selection
 from sptcore.ops.windows import window_order
 
@@ -66,7 +67,7 @@ def active_windows(mask: Tensor, *, window_size: int, shift_size: int) -> list[i
     return cells.view(len(mask), order.num_windows, -1).any(-1).sum(1).tolist()
 
 
-def selecting_blocks(backbone: HierarchicalBackbone) -> list[Block]:
+def selecting_blocks(backbone: AnyBackbone) -> list[Block]:
     """The blocks of a backbone that select, in network order."""
     return [block for block in backbone.modules() if isinstance(block, Block) and block.selector is not None]
 
@@ -89,15 +90,33 @@ class ForcedSelector(nn.Module):
 
 
 @contextmanager
-def forced_selection(backbone: HierarchicalBackbone, masks: Sequence[Tensor]) -> Iterator[None]:
+def forced_selection(backbone: AnyBackbone, masks: Sequence[Tensor]) -> Iterator[None]:
     """Within it, the selecting blocks of `backbone` select `masks`, one bool (B, h, w) a block in network order.
 
     Gates still run and still carry gradient, so the cost is that of a model which chose these masks itself. Raises
     ValueError when the masks are not one a block.
     """
+    if len(masks) != backbone.config.num_spa_blocks:
+        raise ValueError(f"{len(masks)} masks for {backbone.config.num_spa_blocks} selecting blocks")
+    with _forced_plain(backbone, masks) if isinstance(backbone, ViT) else _forced_blocks(backbone, masks):
+        yield
+
+
+@contextmanager
+def _forced_plain(backbone: ViT, masks: Sequence[Tensor]) -> Iterator[None]:
+    """Labels for a ViT that selects by them. Raises ValueError for one whose keep rate sets the number of tokens."""
+    if backbone.config.prunes:
+        raise ValueError("the keep rate of a pruned ViT sets how many tokens stay")
+    before, backbone.forced = backbone.forced, masks
+    try:
+        yield
+    finally:
+        backbone.forced = before
+
+
+@contextmanager
+def _forced_blocks(backbone: AnyBackbone, masks: Sequence[Tensor]) -> Iterator[None]:
     blocks = selecting_blocks(backbone)
-    if len(masks) != len(blocks):
-        raise ValueError(f"{len(masks)} masks for {len(blocks)} selecting blocks")
     originals = [block.selector for block in blocks]
     try:
         for block, original, mask in zip(blocks, originals, masks, strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sptcore.models.backbone import HierarchicalBackbone
+from sptcore.models.variants import AnyBackbone
 from sptcore.profiling.forced import forced_selection
 from sptcore.profiling.macs import DetectorShape
 
@@ -51,7 +51,7 @@ def detector_outputs(detector: nn.Module, shape: DetectorShape, images: Tensor, 
 
 
 def inference_pass(
-    backbone: HierarchicalBackbone, masks: Sequence[Tensor] | None, forward: Callable[[], list[Tensor]], amp: str
+    backbone: AnyBackbone, masks: Sequence[Tensor] | None, forward: Callable[[], list[Tensor]], amp: str
 ) -> Pass:
     """A call that runs `forward` without gradients, in evaluation mode, selecting `masks` where given."""
     device = next(backbone.parameters()).device
@@ -65,7 +65,7 @@ def inference_pass(
 
 def training_pass(
     model: nn.Module,
-    backbone: HierarchicalBackbone,
+    backbone: AnyBackbone,
     masks: Sequence[Tensor] | None,
     forward: Callable[[], list[Tensor]],
     amp: str,
@@ -86,6 +86,6 @@ def training_pass(
     return run
 
 
-def selecting(backbone: HierarchicalBackbone, masks: Sequence[Tensor] | None) -> AbstractContextManager[None]:
+def selecting(backbone: AnyBackbone, masks: Sequence[Tensor] | None) -> AbstractContextManager[None]:
     """`forced_selection` of `masks`, or nothing where there are none."""
     return nullcontext() if masks is None else forced_selection(backbone, masks)

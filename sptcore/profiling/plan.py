@@ -10,9 +10,10 @@ import torch
 from sptcore.data.locate import open_index
 from sptcore.data.records import DatasetIndex
 from sptcore.errors import UsageError
+from sptcore.models.selectors import FIXED_RATIO
 from sptcore.models.variants import VARIANTS
 from sptcore.profiling.real import label_selection, measured_selection, trained_subject
-from sptcore.profiling.subjects import AUTO_RATIOS, Selection, Subject, subject, uniform_selections
+from sptcore.profiling.subjects import Selection, Subject, subject, uniform_selections
 from sptcore.progress import SILENT, Progress
 from sptcore.runs import Run
 from sptcore.runs.demo import is_demo, open_weights
@@ -38,13 +39,14 @@ class DataChoice:
 class ProfilePlan:
     """Who is profiled. `models`: names; with `weights` (a run, a file, last, auto) the trained model comes after them.
 
-    `ratios` are forced; before them comes that of real images where `data` or `weights` say so. `size`: width, height.
-    `categories` of the heads: None means those of the trained model, and 80 without one.
+    `ratios` are forced, by default those of `auto_ratios`; before them comes that of real images where `data` or
+    `weights` say so. `size`: width, height. `categories` of the heads: None means those of the trained model, and 80
+    without one.
     """
 
     models: tuple[str, ...]
     size: tuple[int, int]
-    ratios: tuple[float, ...] = AUTO_RATIOS
+    ratios: tuple[float, ...] = ()
     weights: str | None = None
     data: DataChoice | None = None
     categories: int | None = None
@@ -69,8 +71,13 @@ def _beside(trained: Subject | None, name: str, plan: ProfilePlan) -> Subject:
 
 
 def _with_labels(one: Subject, index: DatasetIndex, plan: ProfilePlan, progress: Progress) -> Subject:
-    """The ratio that the labels of the data ask for, before the forced ones."""
-    if not one.config.num_spa_blocks or plan.data is None:
+    """The ratio that the labels of the data ask for, before the forced ones, where what is selected can follow them."""
+    if (
+        not one.config.num_spa_blocks
+        or plan.data is None
+        or one.config.selector in FIXED_RATIO
+        or one.config.fixed_ratios
+    ):
         return one
     labels = label_selection(one.config, index, plan.size, limit=plan.data.limit, progress=progress)
     return replace(one, selections=(labels, *one.selections))
@@ -82,7 +89,7 @@ def _trained(plan: ProfilePlan, device: torch.device, progress: Progress) -> Sub
     loaded = load_model(run, device=device)
     config = loaded.spec.backbone
     forced = uniform_selections(config, plan.ratios)
-    if not config.num_spa_blocks:
+    if not config.num_spa_blocks or config.fixed_ratios:
         return trained_subject(name, loaded, forced)
     choice = plan.data or _own_data(run)
     return trained_subject(name, loaded, (_real(loaded, choice, plan, progress), *forced))
@@ -124,5 +131,5 @@ def rival_of(models: Sequence[str], weights: str | None) -> tuple[str, ...]:
     if weights is None:
         return tuple(models)
     variant = open_weights(weights).info.model.get("variant", "")
-    rival = str(variant).replace("spt-", "swin-")
+    rival = f"swin-{str(variant).rpartition('-')[2]}"
     return (rival,) if rival in VARIANTS and rival != variant else ()

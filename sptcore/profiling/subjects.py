@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from sptcore.models.backbone import HierarchicalBackbone
-from sptcore.models.config import BackboneConfig
-from sptcore.models.variants import backbone_config, build_backbone
+from sptcore.models.selectors import FIXED_RATIO
+from sptcore.models.variants import AnyBackbone, AnyBackboneConfig, backbone_config, build_backbone
+from sptcore.models.vit.config import ViTConfig
 from sptcore.profiling.counted import Counted, count_backbone, count_heads
 from sptcore.profiling.forced import active_windows, blob_masks, randomise_biases, shift_of, window_masks
 from sptcore.profiling.macs import Cost, DetectorShape, backbone_macs, detector_macs, spa_places, stage_grids
@@ -20,6 +20,7 @@ from sptcore.tasks.detector import HeadsConfig, build_detector
 
 AUTO_RATIOS = (0.1, 0.22, 0.3, 0.5, 1.0)
 DENSE = "dense"
+OWN = "own"
 CPU = torch.device("cpu")
 
 
@@ -36,28 +37,39 @@ class Subject:
     """A model and the selections it is profiled at. `state`: weights of the backbone, fresh ones where None."""
 
     name: str
-    config: BackboneConfig
+    config: AnyBackboneConfig
     selections: tuple[Selection, ...]
     shape: DetectorShape = field(default_factory=DetectorShape)
     state: dict[str, Tensor] | None = None
 
 
-def subject(name: str, ratios: Sequence[float] = AUTO_RATIOS, *, categories: int = 80) -> Subject:
+def auto_ratios(config: AnyBackboneConfig) -> tuple[float, ...]:
+    """The ratios a model is profiled at when nobody says: its own where it selects a stated share."""
+    return (config.select_ratio,) if config.selector in FIXED_RATIO else AUTO_RATIOS
+
+
+def subject(name: str, ratios: Sequence[float] = (), *, categories: int = 80) -> Subject:
     """The variant called `name`, fresh, at uniform `ratios`, with the heads that training would give it.
 
-    Raises UsageError for a name that does not exist.
+    No ratio means `auto_ratios`. Raises UsageError for a name that does not exist.
     """
     config = backbone_config(name)
     heads = HeadsConfig.from_dict(DetectionTask().heads_config("auto", name))
     return Subject(name, config, uniform_selections(config, ratios), DetectorShape(heads, categories))
 
 
-def uniform_selections(config: BackboneConfig, ratios: Sequence[float]) -> tuple[Selection, ...]:
-    """One selection a ratio, the same in every block; the dense one alone for a model that does not select."""
+def uniform_selections(config: AnyBackboneConfig, ratios: Sequence[float]) -> tuple[Selection, ...]:
+    """One selection a ratio, the same in every block; the dense one alone for a model that does not select.
+
+    No ratio means `auto_ratios`.
+    """
     if not config.num_spa_blocks:
         return (Selection(DENSE),)
+    if config.fixed_ratios is not None:
+        return (Selection(OWN, config.fixed_ratios),)
     return tuple(
-        Selection(f"{ratio:.9g}", (ratio,) * config.num_spa_blocks) for ratio in dict.fromkeys(map(float, ratios))
+        Selection(f"{ratio:.9g}", (ratio,) * config.num_spa_blocks)
+        for ratio in dict.fromkeys(map(float, ratios or auto_ratios(config)))
     )
 
 
@@ -89,7 +101,7 @@ class Built:
         shape, generator = one.shape, torch.Generator().manual_seed(setting.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setting.seed)
-            self.backbone: HierarchicalBackbone = build_backbone(one.config)
+            self.backbone: AnyBackbone = build_backbone(one.config)
             self.model: nn.Module = self.backbone
             if setting.scope == "detector":
                 self.model = build_detector(self.backbone, shape.heads, classes=shape.categories, masks=shape.masks)
@@ -113,9 +125,11 @@ class Case:
         height, width = setting.padded
         self.images = torch.randn(setting.batch, 3, height, width, generator=generator).to(setting.device)
         self.regions = random_regions(1000, height, width, generator).to(setting.device)
+        config = built.subject.config
+        places = () if isinstance(config, ViTConfig) and config.prunes else spa_places(config)  # these count themselves
         masks = [
             self._mask(place, ratio, generator).to(setting.device)
-            for place, ratio in zip(spa_places(built.subject.config), selection.ratios, strict=True)
+            for place, ratio in zip(places, selection.ratios, strict=bool(places))
         ]
         self.masks: list[Tensor] | None = masks or None
 
@@ -148,12 +162,12 @@ class Case:
     def costs(self) -> list[Cost]:
         """MACs by formula, for the very counts of the masks."""
         one, (height, width), batch = self.built.subject, self.setting.padded, self.setting.batch
-        counts = [mask.flatten(1).sum(1).tolist() for mask in self.masks or ()]
-        windows = self._windows()
+        counts = None if self.masks is None else [mask.flatten(1).sum(1).tolist() for mask in self.masks]
+        ratios, windows = self.selection.ratios, self._windows()
         if self.setting.scope == "backbone":
-            stages = backbone_macs(one.config, height, width, batch=batch, counts=counts, windows=windows)
+            stages = backbone_macs(one.config, height, width, ratios, batch, counts=counts, windows=windows)
             return [cost for stage in stages for cost in stage.costs]
-        return detector_macs(one.config, height, width, batch=batch, shape=one.shape, counts=counts, windows=windows)
+        return detector_macs(one.config, height, width, ratios, batch, shape=one.shape, counts=counts, windows=windows)
 
     def count(self, known: dict[object, Counted]) -> dict[str, int]:
         """MACs counted on what runs, by operation (`aten.addmm`); they sum to the MACs of the case.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sptcore.errors import IntegrityError, UsageError
-from sptcore.models.config import BackboneConfig
+from sptcore.models.variants import config_from_dict
 from sptcore.runs import Run
 from sptcore.runs.weights import WeightsInfo, load_weights
 from sptcore.tasks import TASKS
@@ -39,7 +39,7 @@ def load_model(run: Run, *, device: torch.device | str = "cpu", **backbone: Any)
     tensors, info = load_weights(run.weights)
     spec = parse_spec(info)
     if backbone:
-        spec = replace(spec, backbone=BackboneConfig.from_dict(spec.backbone.to_dict() | backbone))
+        spec = replace(spec, backbone=config_from_dict(spec.backbone.to_dict() | backbone))
     if spec.task not in TASKS:
         raise IntegrityError(f"weights of a task this version does not know: {spec.task!r}", where=str(info.path))
     task = TASKS[spec.task]

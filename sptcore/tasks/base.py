@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sptcore.data.records import DatasetIndex
-from sptcore.models.backbone import BackboneConfig, Features, PlacedSelection
+from sptcore.models.backbone import Features, PlacedSelection
+from sptcore.models.variants import AnyBackboneConfig, config_from_dict
 
 SelectLabels = Mapping[int, Tensor]
 """Stride -> bool (B, h, w): the tokens that touch an object, in the frame the network sees."""
@@ -62,7 +63,7 @@ class ModelSpec:
 
     task: str
     variant: str
-    backbone: BackboneConfig
+    backbone: AnyBackboneConfig
     heads: dict[str, Any]
     categories: tuple[tuple[int, str], ...]
     masks: bool
@@ -79,7 +80,7 @@ class ModelSpec:
         return cls(
             task=values["task"],
             variant=values["variant"],
-            backbone=BackboneConfig.from_dict(values["backbone"]),
+            backbone=config_from_dict(values["backbone"]),
             heads=dict(values["heads"]),
             categories=tuple((int(category_id), str(name)) for category_id, name in values["categories"]),
             masks=bool(values["masks"]),
@@ -139,6 +140,14 @@ class Task(Protocol):
 
     def heads_config(self, name: str, variant: str) -> dict[str, Any]:
         """The settings of the heads called `name` ("auto" = what fits the variant), as plain values."""
+        ...
+
+    def refusal(self, index: DatasetIndex) -> str | None:
+        """Why `index` cannot teach this task, None when it can."""
+        ...
+
+    def in_words(self, spec: ModelSpec) -> str:
+        """What is learned of each image, after "learning N classes, "."""
         ...
 
     def build_model(self, spec: ModelSpec) -> nn.Module:

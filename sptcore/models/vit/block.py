@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sptcore.models.layers import DropPath, Mlp
+from sptcore.models.recompute import Recomputable
 from sptcore.models.vit.attention import GlobalAttention
 from sptcore.models.vit.config import ViTConfig
 from sptcore.ops.packing import Packing, gather, scatter
@@ -12,7 +13,7 @@ from sptcore.ops.packing import Packing, gather, scatter
 NORM_EPS = 1e-6  # torchvision's, timm's and DeiT's
 
 
-class ViTBlock(nn.Module):
+class ViTBlock(Recomputable):
     """Norm, attention, residual, norm, feed-forward network, residual; the class token comes first."""
 
     def __init__(self, config: ViTConfig, index: int) -> None:
@@ -23,7 +24,7 @@ class ViTBlock(nn.Module):
         self.norm2 = nn.LayerNorm(config.dim, eps=NORM_EPS)
         self.mlp = Mlp(config.dim, int(config.dim * config.mlp_ratio))
 
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+    def compute(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C); only tokens of `valid` (B, T) are attended to."""
         return self.feed(x + self.drop_path(self.attn(self.norm1(x), valid)))
 

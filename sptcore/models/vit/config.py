@@ -107,6 +107,16 @@ class ViTConfig:
         return tuple((STAGE, block) for block in self.select_blocks)
 
     @property
+    def attention(self) -> str:
+        """The mechanism of every block."""
+        return "global"
+
+    @property
+    def select_ratio(self) -> float:
+        """The share that is kept where the first pruning block keeps one."""
+        return self.keep_rate
+
+    @property
     def uses_gates(self) -> bool:
         """Whether there are gates, whose scores are supervised; a ViT has none."""
         return False

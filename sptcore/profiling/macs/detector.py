@@ -39,7 +39,8 @@ def detector_macs(
     """MACs of a Mask R-CNN (without masks: Faster R-CNN) on `config`, backbone included, as a flat list.
 
     The image is padded to a multiple of 32 as in a batch. Regions are as many as the heads let through, for each image:
-    1000 boxes and 100 masks with the standard heads, mmdetection's dummy forward and the paper's convention; in `training` too, where heads sample fewer.
+    1000 boxes and 100 masks with the standard heads, mmdetection's dummy forward and the paper's convention; so in
+    `training` too, where heads sample fewer.
     """
     shape = shape or DetectorShape()
     heads, height, width = shape.heads, -(-height // 32) * 32, -(-width // 32) * 32
