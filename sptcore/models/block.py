@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sptcore.models.attention.base import Attended, Attention
 from sptcore.models.attention.spa import SelectPackAttention
 from sptcore.models.layers import DropPath, Mlp
+from sptcore.models.recompute import Recomputable
 from sptcore.models.selectors import TokenContext
 from sptcore.models.streaming import pieces, streams
 from sptcore.ops.attend_selected import must_not_wait
@@ -27,7 +28,7 @@ class BlockOutput:
     packing: Packing | None = None
 
 
-class Block(nn.Module):
+class Block(Recomputable):
     """A pre-norm block made of three arguments: a selector (or None), an attention, a bypass of unselected tokens."""
 
     def __init__(
@@ -49,21 +50,27 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.bypass = bypass
 
-    def forward(self, x: Tensor, context: TokenContext) -> BlockOutput:
+    def compute(self, x: Tensor, context: TokenContext) -> BlockOutput:
         """`x` (B, H, W, C) -> BlockOutput with tokens of the same shape."""
         normed = self.norm1(x)
         selection = None if self.selector is None else self.selector(x, normed, context)
         if selection is not None and isinstance(self.attn, SelectPackAttention) and self._replays(x):
             x = self.attn.add_selected(x, normed, selection)
             return BlockOutput(x + self.mlp(self.norm2(x)), selection)
+        if selection is not None and torch.compiler.is_dynamo_compiling():
+            return BlockOutput(_outside_the_graph(self, x, normed, selection), selection)
+        return self.mix(x, normed, selection)
+
+    def mix(self, x: Tensor, normed: Tensor, selection: Selection | None) -> BlockOutput:
+        """Attention and feed-forward network, exactly on the tokens of `selection`."""
         attended = self.attn(normed, selection)
         finish = self._finish_in_pieces if streams(self, x) else self._finish
         return BlockOutput(finish(x, normed, attended, selection), selection, attended.packing)
 
     def _replays(self, x: Tensor) -> bool:
-        """Whether the number of tokens must stay on the device, as when a CUDA graph of an evaluation is captured."""
-        plain = self.bypass == "identity" and not self.training and not torch.is_grad_enabled() and not is_traced()
-        return plain and must_not_wait(x)
+        """Whether the number of tokens must show in no shape: an evaluation compiled, or captured in a CUDA graph."""
+        plain = self.bypass == "identity" and not self.training and not torch.is_grad_enabled()
+        return plain and (torch.compiler.is_compiling() or (not is_traced() and must_not_wait(x)))
 
     def _finish(self, x: Tensor, normed: Tensor, attended: Attended, selection: Selection | None) -> Tensor:
         """Both residual branches."""
@@ -116,6 +123,12 @@ class Block(nn.Module):
         passed = normed * selection.scale.unsqueeze(-1).to(normed.dtype)
         mixed = passed.flatten(0, 2).index_copy(0, packing.token_index, tokens.to(passed.dtype))
         return self.attn.proj(mixed.view_as(normed))
+
+
+@torch.compiler.disable
+def _outside_the_graph(block: Block, x: Tensor, normed: Tensor, selection: Selection) -> Tensor:
+    """`mix` where torch.compile does not look: shapes that follow the selection would make it compile anew for each."""
+    return block.mix(x, normed, selection).tokens
 
 
 def _spare(used: Tensor, like: Tensor) -> Tensor:

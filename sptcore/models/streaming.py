@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sptcore.ops.backend import is_traced
+from sptcore.ops.packing import PIECE_TOKENS
 
-PIECE_TOKENS = 784  # 16 windows of 49
+__all__ = ["PIECE_TOKENS", "pieces", "streams"]
 
 
 def streams(module: nn.Module, x: Tensor) -> bool:

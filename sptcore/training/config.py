@@ -40,11 +40,16 @@ class TrainConfig(BaseModel):
     preset: str | None = _setting(None, "preset the values started from (for the record; the values themselves follow)")
 
     model: str = _setting("spt-t", "model variant: spt-nano, spt-t, spt-s, spt-b, swin-nano, swin-t ...")
-    task: Literal["detect"] = _setting("detect", "what is learned: detect = boxes, and masks where the data has them")
+    task: Literal["detect", "multilabel", "classify"] = _setting(
+        "detect",
+        "what is learned: detect = boxes, and masks where the data has them; multilabel = the classes an image shows; "
+        "classify = the one class of an image",
+    )
     heads: Literal["auto", "standard", "small"] = _setting(
         "auto",
         "detector heads: standard (FPN 256, strides 4 to 64), small (FPN 48, strides 8 to 32); auto: small for nano",
     )
+    label_smoothing: float = _setting(0.0, "classify: share of the class spread over all classes", ge=0, lt=1)
 
     data: str = _setting("sample", "data set: a name (coco, bdd, voc, sample ...) or a path")
     root: str | None = _setting(None, "folder in which the named data set lies")
@@ -54,7 +59,12 @@ class TrainConfig(BaseModel):
     val_data: str | None = _setting(None, "data set of the validation (default: the same)")
     val_split: str = _setting("val", "split of the validation")
     val_ann: str | None = _setting(None, "annotation file of the validation, instead of the layout's own")
-    labels: str = _setting("auto", "selection labels: auto (found or built), or a file make-labels wrote", running=True)
+    labels: str = _setting(
+        "auto",
+        "selection labels: auto (found or built), a file make-labels wrote, or what to make them from: boxes, masks, "
+        "image (where a padded image lies on its canvas)",
+        running=True,
+    )
     strict: bool = _setting(False, "stop at the first invalid annotation instead of leaving it out")
     allow_truncated: bool = _setting(False, "use images whose file ends early instead of stopping")
     follow_symlinks: bool = _setting(False, "open images through links that leave the image folder")
@@ -71,7 +81,18 @@ class TrainConfig(BaseModel):
     crop_range: tuple[float, float] = _setting(
         (0.48, 0.75), "sides of the crop, each drawn between these factors of the shorter side of `res`"
     )
+    resized_crop: tuple[float, float] | None = _setting(
+        None, "a crop of a share of the image's area drawn from this range, stretched to `res`; instead of scales, crop"
+    )
+    resized_crop_ratio: tuple[float, float] = _setting(
+        (0.75, 1.3333333333333333), "aspect ratio of that crop, drawn from this range on a logarithmic scale"
+    )
     flip_prob: float = _setting(0.5, "probability of a horizontal flip", ge=0, le=1)
+    rand_augment: int = _setting(0, "magnitude of RandAugment's two operations an image; 0 = none", ge=0, le=30)
+    erasing: float = _setting(0.0, "probability that a rectangle of an image becomes noise", ge=0, le=1)
+    mixup: float = _setting(0.0, "classify: alpha of mixup's Beta distribution; 0 = none", ge=0)
+    cutmix: float = _setting(0.0, "classify: alpha of CutMix's Beta distribution; 0 = none", ge=0)
+    mix_prob: float = _setting(1.0, "probability that a batch is mixed, by either where both are on", ge=0, le=1)
 
     epochs: int = _setting(36, "passes over the training images", ge=1)
     max_steps: int | None = _setting(None, "stop after this many optimizer steps; the schedule stays", ge=1)
@@ -85,9 +106,12 @@ class TrainConfig(BaseModel):
     scale_lr: bool = _setting(True, "scale lr by (images a step) / lr_batch")
     lr_batch: int = _setting(16, "images a step that lr is meant for", ge=1)
     weight_decay: float = _setting(0.05, "weight decay; norms, position biases and gate biases have none", ge=0)
+    decay_biases: bool = _setting(True, "biases decay too (mmdetection's rule); false: no parameter of one dimension")
     gate_lr_mult: float = _setting(1.0, "factor on the learning rate of the gates", gt=0)
     warmup: int = _setting(1000, "steps of linear warm-up", ge=0)
+    warmup_epochs: float = _setting(0.0, "epochs of linear warm-up, instead of `warmup` steps; 0 = those", ge=0)
     schedule: Literal["step", "cosine"] = _setting("step", "learning rate after the warm-up")
+    min_lr_share: float = _setting(0.0, "cosine: share of the learning rate at which it ends", ge=0, le=1)
     lr_drops: tuple[float, ...] = _setting((0.75, 0.9167), "step: times lr_drop_factor at these shares of the epochs")
     lr_drop_factor: float = _setting(0.1, "factor of a drop", gt=0, lt=1)
     clip: float = _setting(0.0, "largest norm of the gradient; 0 = not clipped", ge=0)
@@ -121,6 +145,11 @@ class TrainConfig(BaseModel):
     init: str = _setting("none", "starting weights: none, imagenet (torchvision's Swin), or a file (ours, or a Swin's)")
     seed: int = _setting(0, "seed of everything random", ge=0)
     deterministic: bool = _setting(False, "only deterministic algorithms, also on CUDA")
+    checkpoint_activations: bool = _setting(
+        False,
+        "compute blocks again in the backward pass instead of keeping what they computed: less memory, slower",
+        running=True,
+    )
 
     device: str = _setting("auto", "cpu, cuda, or auto", running=True)
     workers: int | None = _setting(None, "processes that load images; auto: 0 for small images", ge=0, running=True)
@@ -132,6 +161,15 @@ class TrainConfig(BaseModel):
     )
     log_every: int = _setting(20, "steps to a line of metrics", ge=1)
     max_bad_steps: int = _setting(5, "stop after this many non-finite losses in a row", ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sample_layout(cls, values: Any) -> Any:
+        """The format stands in the record, so that whoever opens the run's data again finds the same images."""
+        if not isinstance(values, dict):
+            return values
+        given = values.get("data", "sample"), values.get("format", "auto"), values.get("task", "detect")
+        return {**values, "format": format_for(*given)}
 
     @field_validator("res", "size", mode="before")
     @classmethod
@@ -164,10 +202,17 @@ class TrainConfig(BaseModel):
             raise ValueError("one or more factors above 0, at most 4")
         return value
 
-    @field_validator("crop_range")
+    @field_validator("resized_crop_ratio")
     @classmethod
-    def _shares(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1] <= 1:
+    def _ratios(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0.1 <= value[0] <= value[1] <= 10:
+            raise ValueError("two ratios, 0.1 <= low <= high <= 10")
+        return value
+
+    @field_validator("crop_range", "resized_crop")
+    @classmethod
+    def _shares(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 < value[0] <= value[1] <= 1:
             raise ValueError("two factors, 0 < low <= high <= 1")
         return value
 
@@ -275,9 +320,23 @@ def load_preset(name: str) -> dict[str, Any]:
     return {"preset": name, **read_toml(_PRESETS / f"{name}.toml")}
 
 
-def preset_for(data: str) -> str:
-    """The preset used when none is named: the sample has its own, real data gets the paper's."""
-    return "sample" if data == "sample" else "detect-paper"
+_SAMPLE_PRESETS = {"detect": "sample", "multilabel": "sample-multilabel", "classify": "sample-classify"}
+_PRESETS_BY_TASK = {"detect": "detect-paper", "multilabel": "multilabel-voc", "classify": "classify-light"}
+
+
+def preset_for(data: str, task: str = "detect") -> str:
+    """The preset used when none is named: the sample has its own, real data gets the paper's of its task.
+
+    Raises UsageError for a task that does not exist.
+    """
+    if task not in _PRESETS_BY_TASK:
+        raise UsageError(f"no task '{task}'", hint=did_you_mean(task, _PRESETS_BY_TASK) or ", ".join(_PRESETS_BY_TASK))
+    return (_SAMPLE_PRESETS if data == "sample" else _PRESETS_BY_TASK)[task]
+
+
+def format_for(data: str, format: str, task: str) -> str:
+    """The format in which a set is read: the built-in sample has a layout for images with one class each."""
+    return "tiny-imagenet" if (data, format, task) == ("sample", "auto", "classify") else format
 
 
 def parse_interval(text: str) -> tuple[int, str]:

@@ -9,10 +9,11 @@ from torch import nn
 
 from sptcore.data.locate import open_index
 from sptcore.data.records import DatasetIndex
-from sptcore.errors import DataError
+from sptcore.errors import DataError, UsageError
 from sptcore.labels.build import ensure_labels
 from sptcore.labels.store import LabelStore
 from sptcore.models.config import STRIDES, BackboneConfig
+from sptcore.models.recompute import recompute_blocks
 from sptcore.models.variants import backbone_config
 from sptcore.progress import SILENT, Progress
 from sptcore.tasks import TASKS
@@ -144,4 +145,9 @@ def build_model(task: Task, spec: ModelSpec, config: TrainConfig, progress: Prog
     model = task.build_model(spec)
     if config.init != "none":
         progress.note(load_initial(model, spec, config.init))
+    if config.checkpoint_activations and not recompute_blocks(model):
+        raise UsageError(
+            f"checkpoint_activations: no block of {spec.variant} can be computed again",
+            hint="leave it out; a smaller --batch with --accum needs less memory too",
+        )
     return model

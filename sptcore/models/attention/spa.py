@@ -47,10 +47,11 @@ class SelectPackAttention(Attention):
         return torch.cat([self._at_once(normed, gain, part) for _, part in parts] or [normed.flatten(0, 2)[:0]])
 
     def add_selected(self, x: Tensor, normed: Tensor, selection: Selection) -> Tensor:
-        """x + the projected attention, by kernels that need not know how many tokens were selected; in evaluation."""
+        """x + the projected attention, in an operator whose shapes do not follow the selection; in evaluation."""
         weights = Projections(self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias, self.num_heads)
+        impl = "auto" if torch.compiler.is_compiling() else "kernel"
         rule = PackingRule(self.window_size, self.shift_size, self.eval_packing, self.container_len, self.scope)
-        return attend_selected(x, normed, selection, weights, rule, self.position_bias, impl="kernel")
+        return attend_selected(x, normed, selection, weights, rule, self.position_bias, impl)
 
     @property
     def position_bias(self) -> PositionBias | None:

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from sptcore.models.variants import build_backbone
 from sptcore.ops.attend_selected import without_waiting
+from sptcore.ops.attend_selected.operator import attend_branch
 from tests.support.interpreter import SHARED_LIMIT, build_for_sm90, compiled_kernels, run_interpreted
 from tests.support.networks import randomise
 from tests.support.numerics import assert_same
@@ -61,6 +62,7 @@ def test_nothing_waits_for_the_device(monkeypatch):
     monkeypatch.setattr("sptcore.ops.backend.kernel_obstacle", lambda device_type, index=None: None)
     monkeypatch.setattr("sptcore.ops.windows.is_traced", lambda: True)  # keeps tensors without data out of the cache
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr("sptcore.ops.attend_selected.attend_whole", attend_branch)  # not the operator's fake
     for module in (attend, packing):
         monkeypatch.setattr(module, "_launch", lambda *arguments, **options: None)
     with without_waiting():
