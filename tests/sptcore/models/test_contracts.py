@@ -19,6 +19,10 @@ PARAMETERS = {  # torchvision's counts without the head, plus norm0 .. norm2, pl
     "swin-t": 28_288_354 - 769_000 + 2 * (96 + 192 + 384),
     "swin-s": 49_606_258 - 769_000 + 2 * (96 + 192 + 384),
     "swin-b": 87_768_224 - 1_025_000 + 2 * (128 + 256 + 512),
+    "vit-s": 22_050_664 - 385_000,  # DeiT-S
+    "vit-b": 86_567_656 - 769_000,
+    "vit-gt-b": 86_567_656 - 769_000,
+    "evit-s": 22_050_664 - 385_000,
 }
 GATES = {"t": 4_041, "s": 8_661, "b": 11_541}  # of the families that have gates; the others have Swin's parameters
 GATED, UNGATED = ("spt", "topk-tokens"), ("topk-windows", "swin-gt", "spt-gt")
@@ -36,7 +40,7 @@ def test_every_variant_is_built_with_the_parameters_it_should_have(name):
     elif size in GATES and family in (*GATED, *UNGATED):
         assert count == PARAMETERS[f"swin-{size}"] + (GATES[size] if family in GATED else 0)
     assert (family in DENSE) == (not model.config.num_spa_blocks)
-    assert len(model.out_channels) == len(model.strides) == 4
+    assert len(model.out_channels) == len(model.strides) == (1 if model.config.is_plain else 4)
 
 
 @pytest.mark.parametrize(
