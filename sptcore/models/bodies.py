@@ -26,6 +26,16 @@ def body_of(config: AnyBackboneConfig) -> AnyBackbone:
     return ViT(config) if isinstance(config, ViTConfig) else HierarchicalBackbone(config)
 
 
+def apply_schedule(model: nn.Module, progress: float) -> None:
+    """Tell what changes with a training run (EViT's keep rate) which share of it, 0 to 1, is done.
+
+    To be called before every step with a function of the step, so that no checkpoint has to know.
+    """
+    for module in model.modules():
+        if isinstance(module, ViT):
+            module.apply_schedule(progress)
+
+
 def find_backbone(model: nn.Module) -> AnyBackbone:
     """The backbone inside a model of any task, or the model itself. Raises ValueError when there is none."""
     for module in model.modules():

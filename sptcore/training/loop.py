@@ -13,6 +13,7 @@ import torch
 
 from sptcore.errors import NumericalError, ResourceError, UsageError
 from sptcore.files import TEMP_MARK, write_atomically
+from sptcore.models.bodies import apply_schedule
 from sptcore.progress import SILENT, Progress
 from sptcore.runs import MetricsLog, Run, latest_checkpoint, save_checkpoint, save_weights
 from sptcore.runs.device import pick_device
@@ -181,6 +182,7 @@ class Trainer:
         factor = lr_factor(state.step, config=config, steps_per_epoch=self.sampler.steps_per_epoch)
         lr = base_lr(config, self.images_per_step) * factor
         set_lr(state.optimizer, lr)
+        apply_schedule(state.model, state.step / (config.epochs * self.sampler.steps_per_epoch))
         result = self.take_step(state, batches)
         if result.is_finite:
             state.bad_in_row = 0

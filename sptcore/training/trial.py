@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sptcore.models.bodies import apply_schedule
 from sptcore.progress import SILENT, Progress
 from sptcore.runs.device import pick_device
 from sptcore.training.config import TrainConfig
@@ -57,6 +58,7 @@ def _try(config: TrainConfig, device: torch.device, progress: Progress) -> Trial
         draws = [next(sampler.batches(number)) for number in range(config.accum)]
         factor = lr_factor(state.step, config=config, steps_per_epoch=steps_per_epoch)
         set_lr(state.optimizer, base_lr(config, config.batch * config.accum) * factor)
+        apply_schedule(model, state.step / (config.epochs * steps_per_epoch))
         result = step(state, list(BatchLoader(prepared.train).batches(draws)))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
