@@ -1,0 +1,55 @@
+"""An evaluation captured once in a CUDA graph and replayed for every further batch: no launch, no wait in between.
+
+Possible since blocks in a captured evaluation take the road of `sptcore.ops.attend_selected`, on which nothing asks how
+many tokens were selected. Written for a GPU and checked step by step on tensors without data; not run on one yet.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sptcore.models.backbone import Features, HierarchicalBackbone
+from sptcore.ops.attend_selected import without_waiting
+
+
+class Replay:
+    """Called as the backbone is, with batches of the one shape it was captured with; whatever they select.
+
+    The Features it returns are the graph's own memory: the next call writes over them. Weights are read where they lay
+    at the capture; changed in place they take effect, moved they do not.
+    """
+
+    def __init__(self, backbone: HierarchicalBackbone, images: Tensor, image_sizes: Tensor | None = None) -> None:
+        """Capture an evaluation of `images` (B, 3, H, W) on a CUDA device, `image_sizes` as in the backbone's call.
+
+        Raises ValueError for a model in training, or tensors that are not on a CUDA device.
+        """
+        if backbone.training:
+            raise ValueError("only an evaluation is replayed: call .eval() first")
+        if not images.is_cuda:
+            raise ValueError(f"a CUDA graph needs tensors on a CUDA device, these are on {images.device}")
+        self._images = images.clone()
+        self._sizes = None if image_sizes is None else image_sizes.to(images.device, copy=True)
+        self._graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream(images.device)
+        stream.wait_stream(torch.cuda.current_stream(images.device))
+        with torch.no_grad(), without_waiting():
+            with torch.cuda.stream(stream):
+                for _ in range(2):  # compiles the kernels, fills the caches of window orders
+                    backbone(self._images, self._sizes)
+            torch.cuda.current_stream(images.device).wait_stream(stream)
+            with torch.cuda.graph(self._graph, stream=stream):
+                self._features: Features = backbone(self._images, self._sizes)
+
+    def __call__(self, images: Tensor, image_sizes: Tensor | None = None) -> Features:
+        """The features of another batch. Raises ValueError for another shape, or sizes where there were none."""
+        if images.shape != self._images.shape:
+            raise ValueError(f"captured for {tuple(self._images.shape)}, got {tuple(images.shape)}")
+        if (image_sizes is None) != (self._sizes is None):
+            raise ValueError("image_sizes must be given where they were at the capture, and only there")
+        self._images.copy_(images)
+        if self._sizes is not None and image_sizes is not None:
+            self._sizes.copy_(image_sizes)
+        self._graph.replay()
+        return self._features
