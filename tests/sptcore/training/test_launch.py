@@ -1,0 +1,93 @@
+"""Places by torchrun's and SLURM's variables, where machines meet, and what is told of a process that died."""
+
+from __future__ import annotations
+
+import pytest
+
+from sptcore.errors import EnvironmentFault, ResourceError, UsageError
+from sptcore.training.launch import Place, check_gpus, find_place, first_host, launch, meeting_point
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "7"}
+SRUN = {
+    "SLURM_JOB_ID": "41", "SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1",
+    "SLURM_NODELIST": "gpu[07-08]",
+}  # fmt: skip
+
+
+def test_places_of_torchrun_and_srun() -> None:
+    assert find_place(4, TORCHRUN) == Place(3, 4, 1, "a", 7)
+    hosted = find_place(4, TORCHRUN | {"TORCHELASTIC_USE_AGENT_STORE": "True"})
+    assert hosted is not None
+    assert hosted.hosted
+    assert find_place(4, SRUN, nodes=2) == Place(3, 4, 1, "gpu07", 20041)
+    assert find_place(4, SRUN | {"MASTER_ADDR": "b", "MASTER_PORT": "9"}) == Place(3, 4, 1, "b", 9)
+    assert find_place(4, SRUN | TORCHRUN) == Place(3, 4, 1, "a", 7)
+
+
+@pytest.mark.parametrize(
+    ("world", "nodes", "environ"),
+    [
+        (1, 1, {}),
+        (4, 1, {}),
+        (1, 1, {"RANK": "0", "WORLD_SIZE": "1"}),
+        (8, 4, SRUN),  # a launcher on each of four machines
+        (4, 1, {name: value for name, value in SRUN.items() if name != "SLURM_STEP_ID"}),  # a batch script
+        (4, 1, SRUN | {"SLURM_STEP_NUM_TASKS": "1"}),
+    ],
+)
+def test_who_has_no_place_yet(world: int, nodes: int, environ: dict[str, str]) -> None:
+    assert find_place(world, environ, nodes=nodes) is None
+
+
+@pytest.mark.parametrize("world", [1, 3, 8])
+def test_srun_and_the_settings_must_agree(world: int) -> None:
+    with pytest.raises(UsageError, match=f"srun started 4 processes, the settings are for {world}"):
+        find_place(world, SRUN)
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "host"),
+    [
+        ("n1", "n1"), ("n1,n2", "n1"), ("gpu[003-007,010],login1", "gpu003"), ("a[2,5-6]-b[07-09],c", "a2-b07"),
+    ],
+)  # fmt: skip
+def test_the_first_machine_of_a_slurm_job(nodelist: str, host: str) -> None:
+    assert first_host(nodelist) == host
+
+
+def test_where_machines_meet() -> None:
+    assert meeting_point("h:1", {}) == "h:1"
+    assert meeting_point(None, {"MASTER_ADDR": "m"}) == "m:29500"
+    assert meeting_point(None, SRUN) == "gpu07:20041"
+    for rdzv in ("h", "h:", ":1", "h:x"):
+        with pytest.raises(UsageError, match="HOST:PORT"):
+            meeting_point(rdzv, {})
+    with pytest.raises(UsageError) as caught:
+        meeting_point(None, {})
+    assert "--rdzv" in str(caught.value.hint)
+
+
+def test_more_processes_than_gpus_are_refused() -> None:
+    check_gpus(2, 2)
+    with pytest.raises(EnvironmentFault, match="4 GPUs of a machine, this one has 2"):
+        check_gpus(4, 2)
+
+
+def die(rank: int) -> list[str]:
+    return ["-c", f"import os, time; os.kill(os.getpid(), 9) if os.environ['RANK'] == '{rank}' else time.sleep(60)"]
+
+
+def test_a_rank_that_is_killed_is_named() -> None:
+    told: list[str] = []
+    assert launch(die(1), 2, tell=told.append) == 7
+    assert len(told) == 1
+    assert "rank 1 was killed by SIGKILL" in told[0]
+    with pytest.raises(ResourceError, match="rank 0 was killed by SIGKILL"):
+        launch(die(0), 2, tell=told.append)
+
+
+def test_the_first_rank_to_fail_is_named_with_its_code() -> None:
+    told: list[str] = []
+    program = "import os, sys, time; sys.exit(5) if os.environ['RANK'] == '1' else time.sleep(60)"
+    assert launch(["-c", program], 2, tell=told.append) == 5
+    assert told == ["rank 1 was the first to fail, with exit code 5"]
