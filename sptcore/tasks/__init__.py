@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from sptcore.tasks.base import Task
+from sptcore.tasks.classification import ClassificationTask
 from sptcore.tasks.detection import DetectionTask
+from sptcore.tasks.multilabel import MultiLabelTask
 
-TASKS: dict[str, Task] = {"detect": DetectionTask()}
+TASKS: dict[str, Task] = {
+    "detect": DetectionTask(),
+    "multilabel": MultiLabelTask(),
+    "classify": ClassificationTask(),
+}

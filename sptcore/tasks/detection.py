@@ -71,6 +71,14 @@ class DetectionTask:
             raise UsageError(f"no heads '{chosen}'", hint=did_you_mean(chosen, HEADS) or ", ".join(HEADS))
         return HEADS[chosen].to_dict()
 
+    def refusal(self, index: DatasetIndex) -> str | None:
+        """Why `index` cannot teach this task: it needs objects."""
+        return None if any(record.instances for record in index.records) else "no image with an object to learn from"
+
+    def in_words(self, spec: ModelSpec) -> str:
+        """Boxes, and masks where the data has them."""
+        return "boxes and masks (Mask R-CNN)" if spec.masks else "boxes only, the data has no masks (Faster R-CNN)"
+
     def build_model(self, spec: ModelSpec) -> nn.Module:
         """The detector that `spec` describes, freshly initialised."""
         heads = HeadsConfig.from_dict(spec.heads)

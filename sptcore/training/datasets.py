@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from sptcore.data.images import find_image, read_image
+from sptcore.data.padding import NO_PADDING, read_canvas
 from sptcore.data.records import DatasetIndex, ImageRecord
 from sptcore.labels.geometry import Geometry, whole_image
 from sptcore.labels.store import LabelStore
-from sptcore.labels.transform import labels_for
+from sptcore.training.appearance import Appearance
 from sptcore.training.augment import draw_geometry
 from sptcore.training.config import TrainConfig
 from sptcore.training.sampler import Draw, image_generator
@@ -28,10 +29,11 @@ class DrawnGeometry:
     """The augmentation of training, a function of (seed, epoch, image index)."""
 
     config: TrainConfig
+    padding: tuple[int, int] = NO_PADDING
 
     def __call__(self, record: ImageRecord, draw: Draw) -> Geometry:
         generator = image_generator(self.config.seed, draw)
-        return draw_geometry(self.config, record.width, record.height, generator)
+        return draw_geometry(self.config, record.width, record.height, generator, self.padding)
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class WholeImage:
     """The whole image fitted into `res`, as evaluation sees it."""
 
     res: tuple[int, int]
+    padding: tuple[int, int] = NO_PADDING
 
     def __call__(self, record: ImageRecord, draw: Draw) -> Geometry:
-        return whole_image(record.width, record.height, self.res)
+        return whole_image(record.width, record.height, self.res, self.padding)
 
 
 class PackedRecords(Sequence[ImageRecord]):
@@ -76,7 +79,8 @@ class ImageDataset:
     """The images of a split in the frame of the network.
 
     `strides`: grids of selection labels to look up in `labels`; None of both without selection. `targets`: what is to
-    be learned of an image; None gives no targets (evaluation).
+    be learned of an image; None gives no targets (evaluation). `appearance` alters the pixels in training. Images of a
+    padded set lie on their canvas, whether their files do or not.
     """
 
     def __init__(
@@ -87,15 +91,17 @@ class ImageDataset:
         labels: LabelStore | None = None,
         strides: Sequence[int] = (),
         targets: TargetRule | None = None,
+        appearance: Appearance | None = None,
         allow_truncated: bool = False,
         follow_symlinks: bool = False,
     ) -> None:
         self.records = PackedRecords(index.records)
-        self.image_root = index.image_root
+        self.source = msgspec.structs.replace(index, records=())
         self.geometry = geometry
         self.labels = labels
         self.strides = tuple(strides)
         self.targets = targets
+        self.appearance = appearance
         self.allow_truncated = allow_truncated
         self.follow_symlinks = follow_symlinks
 
@@ -105,11 +111,12 @@ class ImageDataset:
     def load(self, draw: Draw) -> Sample:
         """The sample of one draw. Raises DataError for an image that cannot be used."""
         record = self.records[draw.index]
-        path = find_image(self.image_root, record.file_name, follow_symlinks=self.follow_symlinks)
-        image = read_image(path, size=(record.width, record.height), allow_truncated=self.allow_truncated)
-        geometry = self.geometry(record, draw)
+        image = read_canvas(
+            self.source, record, allow_truncated=self.allow_truncated, follow_symlinks=self.follow_symlinks
+        )
+        geometry, alter = self.geometry(record, draw), self.appearance
         return Sample(
-            image=geometry.image(image),
+            image=geometry.image(image, None if alter is None else lambda seen: alter(seen, draw)),
             image_id=record.image_id,
             original_size=(record.height, record.width),
             target={} if self.targets is None else self.targets(record, geometry),
@@ -120,6 +127,6 @@ class ImageDataset:
         """Selection labels in the new frame; the stored levels serve an image that is used as it is."""
         if self.labels is None or not self.strides:
             return None
-        if geometry.affine.is_identity and geometry.out == geometry.native:
+        if geometry.changes_nothing and geometry.frame == (record.width, record.height):
             return self.labels.levels(record.image_id, self.strides).grids
-        return labels_for(self.labels.mask(record.image_id), geometry.affine, geometry.out, self.strides)
+        return geometry.labels(self.labels.mask(record.image_id), self.strides)

@@ -145,7 +145,7 @@ def alike_in_batches(dataset: ImageDataset, batch: int) -> list[list[Draw]]:
     frames: dict[tuple[int, int], list[Draw]] = {}
     for number, record in enumerate(dataset.records):
         draw = Draw(0, number)
-        width, height = dataset.geometry(record, draw).out
+        width, height = dataset.geometry(record, draw).frame
         frames.setdefault(padded_size(height, width), []).append(draw)
     return [alike[first : first + batch] for alike in frames.values() for first in range(0, len(alike), batch)]
 

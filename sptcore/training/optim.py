@@ -15,18 +15,22 @@ _GATE = re.compile(r"(^|[._])gate\.(weight|bias)$")
 _NO_DECAY = re.compile(r"norm|relative_position_bias|position_bias|pos_embed|(^|[._])gate\.bias$")
 
 
-def param_groups(model: nn.Module, *, weight_decay: float, gate_lr_mult: float) -> list[dict[str, Any]]:
+def param_groups(
+    model: nn.Module, *, weight_decay: float, gate_lr_mult: float, decay_biases: bool = True
+) -> list[dict[str, Any]]:
     """Groups by learning rate factor and decay; `lr_mult` and the parameters' `names` stand in each group.
 
-     Norms, position biases and gate biases do not decay, other biases do, as in mmdetection's Swin recipe
-    . Gates learn `gate_lr_mult` times faster.
+    Norms, position biases and gate biases do not decay; other biases do, as in mmdetection's Swin recipe, or with
+    `decay_biases` off no parameter of one dimension does, as in Swin's classification. Gates learn `gate_lr_mult` times
+    faster.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         mult = gate_lr_mult if _GATE.search(name) else 1.0
-        decay = 0.0 if _NO_DECAY.search(name) else weight_decay
+        spared = _NO_DECAY.search(name) or (parameter.ndim < 2 and not decay_biases)
+        decay = 0.0 if spared else weight_decay
         group = groups.setdefault((mult, decay), {"params": [], "names": [], "lr_mult": mult, "weight_decay": decay})
         group["params"].append(parameter)
         group["names"].append(name)
@@ -35,7 +39,12 @@ def param_groups(model: nn.Module, *, weight_decay: float, gate_lr_mult: float) 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW, betas (.9, .999), over `param_groups`; set its rate with `set_lr` before every step."""
-    groups = param_groups(model, weight_decay=config.weight_decay, gate_lr_mult=config.gate_lr_mult)
+    groups = param_groups(
+        model,
+        weight_decay=config.weight_decay,
+        gate_lr_mult=config.gate_lr_mult,
+        decay_biases=config.decay_biases,
+    )
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), fused=True)
 
 
@@ -47,10 +56,11 @@ def base_lr(config: TrainConfig, images_per_step: int) -> float:
 def lr_factor(step: int, *, config: TrainConfig, steps_per_epoch: int) -> float:
     """The factor on the peak learning rate at `step` (0-based): linear warm-up from 1/1000, then drops or a cosine."""
     total = config.epochs * steps_per_epoch
-    warmup = min(config.warmup, total // 2)
+    warmup = min(round(config.warmup_epochs * steps_per_epoch) or config.warmup, total // 2)
     if config.schedule == "cosine":
         done = min(1.0, max(0, step - warmup) / max(1, total - warmup))
-        factor = 0.5 * (1 + math.cos(math.pi * done))
+        share = config.min_lr_share
+        factor = share + (1 - share) * 0.5 * (1 + math.cos(math.pi * done))
     else:
         drops = sum(step >= round(share * config.epochs) * steps_per_epoch for share in config.lr_drops)
         factor = config.lr_drop_factor**drops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from sptcore.data.locate import open_index
 from sptcore.data.records import DatasetIndex
 from sptcore.errors import DataError, UsageError
-from sptcore.labels.build import ensure_labels
+from sptcore.labels.build import SOURCES, ensure_labels
 from sptcore.labels.store import LabelStore
 from sptcore.models.config import STRIDES, BackboneConfig
 from sptcore.models.recompute import recompute_blocks
@@ -18,6 +19,7 @@ from sptcore.models.variants import backbone_config
 from sptcore.progress import SILENT, Progress
 from sptcore.tasks import TASKS
 from sptcore.tasks.base import ModelSpec, Task
+from sptcore.training.appearance import Appearance
 from sptcore.training.config import TrainConfig
 from sptcore.training.datasets import DrawnGeometry, ImageDataset, WholeImage
 from sptcore.training.initial import load_initial, starts_from_swin
@@ -44,6 +46,7 @@ def prepare(config: TrainConfig, progress: Progress = SILENT) -> Prepared:
     Raises DataError for data that is missing or has nothing to learn, UsageError for a setting that does not exist.
     """
     task = TASKS[config.task]
+    _check_settings(config)
     backbone_config(config.model, **config.backbone_overrides)  # a name that does not exist is told before data is read
     index = _open(config.data, config.split, config.ann, config)
     val_index = _open_validation(config)
@@ -51,25 +54,29 @@ def prepare(config: TrainConfig, progress: Progress = SILENT) -> Prepared:
         progress.note(
             f"data: built-in sample, {len(index.records)} training and {len(val_index.records)} validation images"
         )
-    if not index.records or not any(record.instances for record in index.records):
-        raise DataError("no image with an object to learn from", where=str(index.annotation_path))
+    check_serves(task, index)
+    if val_index.records and any(one.refusal(val_index) is None for one in TASKS.values()):
+        check_serves(task, val_index)
     spec = describe(config, index)
-    kind = "boxes and masks (Mask R-CNN)" if spec.masks else "boxes only, the data has no masks (Faster R-CNN)"
-    progress.note(f"learning {len(spec.categories)} classes, {kind}")
+    progress.note(f"learning {len(spec.categories)} classes, {task.in_words(spec)}")
     strides = label_strides(spec.backbone)
+    labels = open_labels(config.labels, index, progress) if strides else None
     train = ImageDataset(
         index,
-        DrawnGeometry(config),
-        labels=_labels(config.labels, index, progress) if strides else None,
+        DrawnGeometry(config, index.padding),
+        labels=labels,
         strides=strides,
         targets=TARGETS[spec.task](spec),
+        appearance=_appearance(config, labels),
         allow_truncated=config.allow_truncated,
         follow_symlinks=config.follow_symlinks,
     )
     val = ImageDataset(
         val_index,
-        WholeImage(spec.resolution),
-        labels=_labels("auto", val_index, progress) if strides else None,
+        WholeImage(spec.resolution, val_index.padding),
+        labels=open_labels(config.labels if config.labels in SOURCES else "auto", val_index, progress)
+        if strides
+        else None,
         strides=strides,
         allow_truncated=config.allow_truncated,
         follow_symlinks=config.follow_symlinks,
@@ -101,8 +108,39 @@ def _open(data: str, split: str, ann: str | None, config: TrainConfig) -> Datase
     )
 
 
-def _labels(labels: str, index: DatasetIndex, progress: Progress) -> LabelStore:
+def check_serves(task: Task, index: DatasetIndex) -> None:
+    """Raise UsageError when `task` cannot be learned from this data but another can, DataError when none can."""
+    reason = task.refusal(index)
+    if reason is None:
+        return
+    others = [name for name, other in TASKS.items() if other.refusal(index) is None]
+    if not others:
+        raise DataError(reason, where=str(index.annotation_path))
+    hint = " or ".join(f"--task {name}" for name in others)
+    raise UsageError(f"this data cannot teach {task.name}: {reason}", where=str(index.annotation_path), hint=hint)
+
+
+def open_labels(labels: str, index: DatasetIndex, progress: Progress = SILENT) -> LabelStore:
+    """The selection labels of `index`: `labels` is "auto", a file, or what they are made from (boxes, masks, image).
+
+    Raises what `ensure_labels` raises.
+    """
+    if labels in SOURCES and not Path(labels).is_file():
+        return LabelStore(ensure_labels(index, source=labels, progress=progress))  # type: ignore[arg-type]
     return LabelStore(ensure_labels(index, labels=labels, progress=progress))
+
+
+def _check_settings(config: TrainConfig) -> None:
+    if config.task != "classify" and (config.mixup or config.cutmix):
+        raise UsageError(f"mixup and cutmix mix classes of images, which {config.task} has not", hint="--task classify")
+
+
+def _appearance(config: TrainConfig, labels: LabelStore | None) -> Appearance | None:
+    """What alters the pixels of training images; nothing moves in them where boxes or labels would stay behind."""
+    if not config.rand_augment and not config.erasing:
+        return None
+    stays = labels is None or labels.header.params.get("source") == "image"
+    return Appearance(config, may_move=stays and config.task != "detect")
 
 
 def describe(config: TrainConfig, index: DatasetIndex) -> ModelSpec:
@@ -111,13 +149,16 @@ def describe(config: TrainConfig, index: DatasetIndex) -> ModelSpec:
     overrides = config.backbone_overrides
     if config.gate_bias_init is None and starts_from_swin(config.init):
         overrides["gate_bias_init"] = PRETRAINED_GATE_BIAS
+    heads = task.heads_config(config.heads, config.model)
+    if "label_smoothing" in heads:
+        heads["label_smoothing"] = config.label_smoothing
     return ModelSpec(
         task=config.task,
         variant=config.model,
         backbone=backbone_config(config.model, **overrides),
-        heads=task.heads_config(config.heads, config.model),
+        heads=heads,
         categories=tuple((category.category_id, category.name) for category in index.categories),
-        masks=index.has_masks,
+        masks=index.has_masks and config.task == "detect",
         resolution=(max(config.res), min(config.res)),
     )
 

@@ -14,6 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 from sptcore.tasks.base import Batch, BlockCounts, Outcome, Task, add_counts, block_counts
 from sptcore.training.config import TrainConfig
 from sptcore.training.distributed import Group
+from sptcore.training.mixing import mixed
 from sptcore.training.sampler import step_seed
 from sptcore.training.state import TrainState
 
@@ -79,7 +80,7 @@ class Stepper:
         for number, batch in enumerate(batches):
             place = (state.step * group.world + group.rank) * accum + number  # of this forward pass in the whole run
             torch.manual_seed(step_seed(self.config.seed, place))
-            here = batch.to(self.device)
+            here = mixed(batch.to(self.device), self.config, place)
             with nullcontext() if number == accum - 1 else group.apart(self.forward_model):
                 outcome = self._forward(here)
                 self._note(outcome, here, result, share=1 / (accum * group.world))
