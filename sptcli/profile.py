@@ -62,6 +62,7 @@ def command(
     ] = "none",
     batch: Annotated[int, typer.Option("--batch", min=1, help="images of one pass")] = 1,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="run the clock, or count only")] = True,
+    compile: Annotated[bool, typer.Option("--compile", help="time backbones as torch.compile makes them")] = False,
     train: Annotated[bool, typer.Option("--train", help="time a forward and backward pass too")] = False,
     warmup: Annotated[int | None, typer.Option("--warmup", min=0, help="rounds not counted (GPU 10, CPU 1)")] = None,
     iters: Annotated[
@@ -94,13 +95,14 @@ def command(
 
     GMACs are per image, of what this code runs; beside them the paper's count (Swin's windows padded, Eq. 9; its FLOPs
     are MACs, ours are 2 MACs) and the count of torch's counter. Fresh gates select everything, so --ratio auto forces
-    .1 .22 .3 .5 1 with random blobs; --data adds the ratio its labels ask for, --weights what trained gates select.
+    .1 .22 .3 .5 1 with random blobs (a model of a stated share: that); --data adds the ratio its labels ask for,
+    --weights what trained gates select.
     Rivals take turns in one process; their ratio holds, their seconds are this machine's.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch loads: its profiler talks on stderr otherwise
     from sptcore.profiling.job import SCOPES, ProfileRequest, profile
     from sptcore.profiling.plan import DataChoice, ProfilePlan, rival_of, subjects
-    from sptcore.profiling.subjects import AUTO_RATIOS, Setting
+    from sptcore.profiling.subjects import Setting
     from sptcore.profiling.tables import check_suffix, grids, to_dict, write_report
     from sptcore.runs.device import pick_device
 
@@ -111,11 +113,11 @@ def command(
     reading = {"root": root, "ann": ann, "format": format, "strict": strict, "follow_symlinks": follow_symlinks}
     chosen = DataChoice(data, split, limit, tuple({**reading, "size": size}.items()), allow_truncated) if data else None
     models = tuple(model) if session.explicit("model") else rival_of(model, weights)
-    plan = ProfilePlan(models, (res.width, res.height), tuple(ratio) or AUTO_RATIOS, weights, chosen, classes)
+    plan = ProfilePlan(models, (res.width, res.height), tuple(ratio), weights, chosen, classes)
     breakdown = None if by == "none" else by
     request = ProfileRequest(
         subjects(plan, where, session.progress),
-        Setting("backbone", res.height, res.width, batch, where, amp, seed),
+        Setting("backbone", res.height, res.width, batch, where, amp, seed, compile),
         SCOPES if scope == "both" else (scope,),
         latency,
         train,

@@ -19,6 +19,7 @@ from sptcore.errors import DataError, IntegrityError, UsageError, did_you_mean
 from sptcore.labels.build import ensure_labels
 from sptcore.labels.store import LabelStore
 from sptcore.models.config import BackboneConfig
+from sptcore.models.selectors import FIXED_RATIO
 from sptcore.profiling.macs import backbone_macs
 from sptcore.progress import SILENT, Progress
 from sptcore.runs import Run
@@ -235,14 +236,15 @@ def _backbone_changes(backbone: BackboneConfig, settings: EvaluationSettings) ->
     if settings.gt_selection:
         changes["selector"] = "ground_truth"
     if settings.select_ratio is not None:
-        changes |= {"selector": "topk", "topk_score": "gate", "select_ratio": settings.select_ratio}
+        by_gate = {} if backbone.selector in FIXED_RATIO else {"selector": "topk", "topk_score": "gate"}
+        changes |= {**by_gate, "select_ratio": settings.select_ratio}
     if settings.packing is not None:
         changes["eval_packing"] = settings.packing
     if changes and not backbone.num_spa_blocks:
         raise UsageError(
             "this model selects no tokens, so there is nothing to change about it", where=", ".join(changes)
         )
-    if settings.select_ratio is not None and not backbone.uses_gates:
+    if settings.select_ratio is not None and not (backbone.uses_gates or backbone.selector in FIXED_RATIO):
         raise UsageError("--select-ratio needs the scores of gates, which this model has not")
     return changes
 
@@ -333,7 +335,8 @@ def macs_spent(backbone: BackboneConfig, tokens: Sequence[ImageTokens]) -> MacsS
     sums = [0, 0, 0]
     for image in tokens:
         height, width = image.frame
-        stages = backbone_macs(backbone, height, width, counts=[[count] for count in image.selected])
+        counts, windows = ([[count] for count in row] for row in (image.selected, image.containers))
+        stages = backbone_macs(backbone, height, width, counts=counts, windows=windows or None)
         dense = backbone_macs(backbone, height, width, 1.0)
         sums[0] += sum(stage.macs for stage in stages)
         sums[1] += sum(stage.macs_eq9 for stage in stages)

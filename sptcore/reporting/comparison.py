@@ -142,6 +142,8 @@ def _model_settings(facts: RunFacts) -> dict[str, object]:
 def grid(found: Comparison) -> tuple[list[str], list[list[object]]]:
     """Columns and rows: one column a run, one row a figure, in brackets its difference from the first run's."""
     rows: list[list[object]] = [["model", *(facts.spec.variant for facts in found.runs)]]
+    if any(facts.bound for facts in found.runs):
+        rows.append(["note", *(facts.bound or None for facts in found.runs)])
     for name, values in found.figures.items():
         cells = zip(values, found.deltas(name), strict=True)
         rows.append([name, *(_with_delta(value, delta, number > 0) for number, (value, delta) in enumerate(cells))])
@@ -162,6 +164,7 @@ def to_dict(found: Comparison) -> dict[str, object]:
                 "name": found.names[number],
                 "path": str(facts.run.folder or facts.run.weights_file),
                 "model": facts.spec.variant,
+                "note": facts.bound,
                 "figures": {name: values[number] for name, values in found.figures.items()},
                 "deltas": {name: found.deltas(name)[number] for name in found.figures},
             }

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sptcore.models.selectors import bound_note
 from sptcore.profiling.macs import StageCost, backbone_macs, spa_places
 from sptcore.runs import Run
 from sptcore.runs.models import parse_spec
@@ -56,6 +57,12 @@ class RunFacts:
     def seconds(self) -> float:
         """Training time as far as the metrics tell, validations included."""
         return sum(row.get("seconds", 0.0) for row in self.rows)
+
+    @property
+    def bound(self) -> str:
+        """What has to stand beside the figures of a model that selects by labels; empty for all others."""
+        backbone = self.spec.backbone
+        return bound_note(backbone.selector) if backbone.num_spa_blocks else ""
 
     def validations(self) -> list[dict[str, Any]]:
         """The rows that hold a validation, oldest first."""

@@ -67,17 +67,17 @@ def _lead(facts: RunFacts) -> str:
     data = facts.settings.get("data") or facts.run.info.notes.get("data") or "unknown data"
     steps = "" if facts.step is None else f", best weights of step {facts.step}"
     demo = ", bundled demo weights" if is_demo(facts.run) else ""
+    bound = f", {facts.bound}" if facts.bound else ""
     kind = "" if facts.spec.task != "detect" else ", masks and boxes" if facts.spec.masks else ", boxes"
     classes = len(facts.spec.categories)
     tool = facts.run.info.tool_version
-    return f"{facts.spec.task} on {data}, {classes} classes{kind}{steps}{demo}; written by spt {tool}"
+    return f"{facts.spec.task} on {data}, {classes} classes{kind}{steps}{demo}{bound}; written by spt {tool}"
 
 
 def summary(facts: RunFacts) -> list[tuple[str, object]]:
     """The few figures that say what a run came to, as (name, value)."""
-    lines: list[tuple[str, object]] = [
-        (word, facts.figures[name]) for name, word in accuracy_words([facts]).items() if name in facts.figures
-    ]
+    lines: list[tuple[str, object]] = [("selection", facts.bound)] if facts.bound else []
+    lines += [(word, facts.figures[name]) for name, word in accuracy_words([facts]).items() if name in facts.figures]
     for name, value in facts.figures.items():
         figure, _, stage = name.partition(".stage")
         if stage and figure in ("select_ratio", "recall"):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from sptcore.errors import UsageError
+from sptcore.models.selectors import bound_note
 from sptcore.progress import SILENT, Progress, track
 from sptcore.runs.demo import is_demo, open_weights
 from sptcore.runs.models import LoadedModel, load_model
@@ -171,7 +172,8 @@ def _title(layers: list[Layer], watcher: Watcher, watchers: Sequence[Watcher]) -
 def _describe(watcher: Watcher) -> str:
     spec = watcher.loaded.spec
     long_side, short_side = spec.resolution
-    return f"{spec.variant}, weights {watcher.name}, trained at {long_side} x {short_side}"
+    bound = bound_note(spec.backbone.selector)
+    return f"{spec.variant}, weights {watcher.name}, trained at {long_side} x {short_side}" + (bound and f", {bound}")
 
 
 def _strips(
