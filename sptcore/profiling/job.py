@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from sptcore.models.selectors import bound_note
 from sptcore.profiling.counted import Counted
 from sptcore.profiling.macs import group_costs, total
 from sptcore.profiling.passes import Pass
@@ -43,7 +44,10 @@ class ProfileRequest:
 
 @dataclass(frozen=True)
 class ProfileRow:
-    """One model at one selection. MACs and times are of one pass over the whole batch."""
+    """One model at one selection. MACs and times are of one pass over the whole batch.
+
+    `note`: what has to be known of the model beside its figures.
+    """
 
     scope: str
     model: str
@@ -58,6 +62,7 @@ class ProfileRow:
     peak_bytes: int | None = None
     train: Timing | None = None
     train_peak_bytes: int | None = None
+    note: str = ""
 
     @property
     def name(self) -> str:
@@ -127,6 +132,7 @@ def _counted(cases: list[Case], by: str, known: dict[object, Counted], progress:
                 macs_eq9=eq9,
                 macs_counted=sum(operations.values()),
                 breakdown=breakdown,
+                note=bound_note(case.built.subject.config.selector),
             )
         )
         progress.advance(1, at=case.name)

@@ -56,6 +56,7 @@ def _costs(report: ProfileReport, scope: str) -> Grid:
         "train ms": [_ms(row.train, "median") for row in rows],
         f"train vs {rival.model}": [_speed_up(row.train, rival.train) for row in rows],
         "train peak MiB": [_mib(row.train_peak_bytes) for row in rows],
+        "note": [row.note or None for row in rows],
     }
     kept = {name: column for name, column in wanted.items() if any(cell is not None for cell in column)}
     return Grid(_title(report, scope), list(kept), [list(cells) for cells in zip(*kept.values(), strict=True)])
@@ -172,6 +173,7 @@ def _row_dict(row: ProfileRow) -> dict[str, object]:
         "peak_bytes": row.peak_bytes,
         "train": None if row.train is None else row.train.to_dict(),
         "train_peak_bytes": row.train_peak_bytes,
+        "note": row.note,
     }
 
 
