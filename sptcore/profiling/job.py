@@ -46,7 +46,8 @@ class ProfileRequest:
 class ProfileRow:
     """One model at one selection. MACs and times are of one pass over the whole batch.
 
-    `note`: what has to be known of the model beside its figures.
+    `macs_training`: actual and Eq. 9 of a forward pass in training, None where it runs the same; heads have as many
+    regions as in evaluation. `note`: what has to be known of the model beside its figures.
     """
 
     scope: str
@@ -57,6 +58,7 @@ class ProfileRow:
     macs_actual: int
     macs_eq9: int
     macs_counted: int
+    macs_training: tuple[int, int] | None = None
     breakdown: dict[str, tuple[int, int | None]] = field(default_factory=dict)
     latency: Timing | None = None
     peak_bytes: int | None = None
@@ -118,6 +120,7 @@ def _counted(cases: list[Case], by: str, known: dict[object, Counted], progress:
     for case in cases:
         costs, operations = case.costs(), case.count(known)
         actual, eq9 = total(costs)
+        training = total(case.costs(training=True))
         breakdown: dict[str, tuple[int, int | None]] = (
             {name: (macs, None) for name, macs in operations.items()} if by == "op" else {**group_costs(costs, by)}
         )
@@ -131,6 +134,7 @@ def _counted(cases: list[Case], by: str, known: dict[object, Counted], progress:
                 macs_actual=actual,
                 macs_eq9=eq9,
                 macs_counted=sum(operations.values()),
+                macs_training=None if training == (actual, eq9) else training,
                 breakdown=breakdown,
                 note=bound_note(case.built.subject.config.selector),
             )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from sptcore.models.vit.config import ViTConfig
 from sptcore.profiling.counted import Counted, count_backbone, count_heads
 from sptcore.profiling.forced import active_windows, blob_masks, randomise_biases, shift_of, window_masks
 from sptcore.profiling.macs import Cost, DetectorShape, backbone_macs, detector_macs, spa_places, stage_grids
-from sptcore.profiling.passes import Pass, detector_outputs, inference_pass, random_regions, training_pass
+from sptcore.profiling.passes import Pass, detector_outputs, inference_pass, random_regions, standing_in, training_pass
 from sptcore.tasks.detection import DetectionTask
 from sptcore.tasks.detector import HeadsConfig, build_detector
 
@@ -75,7 +76,10 @@ def uniform_selections(config: AnyBackboneConfig, ratios: Sequence[float]) -> tu
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a subject is profiled: scope (backbone | detector), image size in pixels, batch, device, autocast, seed."""
+    """Where a subject is profiled: scope (backbone | detector), image size in pixels, batch, device, autocast, seed.
+
+    `compiled`: backbones are timed in evaluation as torch.compile makes them; counts and training steps stay eager.
+    """
 
     scope: str
     height: int
@@ -84,6 +88,7 @@ class Setting:
     device: torch.device = CPU
     amp: str = "off"
     seed: int = 0
+    compiled: bool = False
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -159,15 +164,17 @@ class Case:
             for (_, block), mask in zip(spa_places(config), self.masks or (), strict=True)
         ]
 
-    def costs(self) -> list[Cost]:
-        """MACs by formula, for the very counts of the masks."""
+    def costs(self, *, training: bool = False) -> list[Cost]:
+        """MACs by formula for the counts of the masks; in `training` of a forward pass packed as in evaluation."""
         one, (height, width), batch = self.built.subject, self.setting.padded, self.setting.batch
         counts = None if self.masks is None else [mask.flatten(1).sum(1).tolist() for mask in self.masks]
-        ratios, windows = self.selection.ratios, self._windows()
+        ratios = self.selection.ratios
+        how: dict[str, Any] = {"counts": counts, "windows": self._windows(), "training": training}
+        how["packing"] = one.config.eval_packing
         if self.setting.scope == "backbone":
-            stages = backbone_macs(one.config, height, width, ratios, batch, counts=counts, windows=windows)
+            stages = backbone_macs(one.config, height, width, ratios, batch, **how)
             return [cost for stage in stages for cost in stage.costs]
-        return detector_macs(one.config, height, width, ratios, batch, shape=one.shape, counts=counts, windows=windows)
+        return detector_macs(one.config, height, width, ratios, batch, shape=one.shape, **how)
 
     def count(self, known: dict[object, Counted]) -> dict[str, int]:
         """MACs counted on what runs, by operation (`aten.addmm`); they sum to the MACs of the case.
@@ -195,7 +202,21 @@ class Case:
 
     def inference(self) -> Pass:
         """The pass that is timed in evaluation mode."""
-        return inference_pass(self.built.backbone, self.masks, self.forward, self.setting.amp)
+        forward = self._compiled() if self.setting.compiled else self.forward
+        return inference_pass(self.built.backbone, self.masks, forward, self.setting.amp)
+
+    def _compiled(self) -> Callable[[], list[Tensor]]:
+        """`forward` with the backbone compiled; the first call takes as long as the compiler does."""
+        model, backbone = self.built.model, self.built.backbone
+        compiled: nn.Module = torch.compile(backbone, dynamic=False)  # type: ignore[assignment]
+
+        def forward() -> list[Tensor]:
+            if model is backbone:
+                return list(compiled(self.images).maps.values())
+            with standing_in(model, backbone, compiled):
+                return self.forward()
+
+        return forward
 
     def training(self) -> Pass:
         """The pass that is timed forward and backward."""

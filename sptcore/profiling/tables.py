@@ -46,6 +46,8 @@ def _costs(report: ProfileReport, scope: str) -> Grid:
         "params M": [round(row.params / 1e6, 2) for row in rows],
         "GMACs": [giga(row.macs_actual / batch) for row in rows],
         "GMACs Eq. 9": [giga(row.macs_eq9 / batch) for row in rows],
+        "training GMACs": [_training(row, 0, batch) for row in rows],
+        "training Eq. 9": [_training(row, 1, batch) for row in rows],
         "counted": [_counted(row, report, batch) for row in rows],
         f"vs {rival.model}": [_speed_up(row.latency, rival.latency) for row in rows],
         "p50 ms": [_ms(row.latency, "median") for row in rows],
@@ -62,6 +64,11 @@ def _costs(report: ProfileReport, scope: str) -> Grid:
     return Grid(_title(report, scope), list(kept), [list(cells) for cells in zip(*kept.values(), strict=True)])
 
 
+def _training(row: ProfileRow, which: int, batch: int) -> float | None:
+    """Only where a forward pass in training runs something else is the figure worth its place."""
+    return None if row.macs_training is None else giga(row.macs_training[which] / batch)
+
+
 def _counted(row: ProfileRow, report: ProfileReport, batch: int) -> float | None:
     """Only where something was miscounted is the column worth its place."""
     return giga(row.macs_counted / batch) if report.miscounted else None
@@ -76,7 +83,7 @@ def giga(macs: float) -> float:
 def _title(report: ProfileReport, scope: str) -> str:
     setting = report.setting
     size = f"{setting.width} x {setting.height}, batch {setting.batch}"
-    return f"{scope} at {size}" + ("" if setting.amp == "off" else f", {setting.amp}")
+    return f"{scope} at {size}" + ("" if setting.amp == "off" else f", {setting.amp}") + ", compiled" * setting.compiled
 
 
 def _ratio_text(row: ProfileRow) -> str:
@@ -138,6 +145,7 @@ def to_dict(report: ProfileReport) -> dict[str, object]:
         "resolution": [setting.width, setting.height],
         "batch": setting.batch,
         "amp": setting.amp,
+        "compiled": setting.compiled,
         "convention": CONVENTION,
         "rows": [_row_dict(row) for row in report.rows],
         "miscounted": report.miscounted,
@@ -148,6 +156,7 @@ def to_dict(report: ProfileReport) -> dict[str, object]:
 CONVENTION = {
     "macs_actual": "multiply-accumulates of what runs: real tokens, the containers of the packing in use",
     "macs_eq9": "the paper's count: Swin's windows padded, Eq. 9 for select and pack; its FLOPs are these MACs",
+    "macs_training": "multiply-accumulates of a forward pass in training, packed as in evaluation",
     "macs_counted": "torch's FlopCounterMode / 2 over whole grids",
     "flops": "2 x MACs",
 }
@@ -164,6 +173,8 @@ def _row_dict(row: ProfileRow) -> dict[str, object]:
         "macs_actual": row.macs_actual,
         "macs_eq9": row.macs_eq9,
         "macs_counted": row.macs_counted,
+        "macs_training": (row.macs_training or (row.macs_actual, row.macs_eq9))[0],
+        "macs_training_eq9": (row.macs_training or (row.macs_actual, row.macs_eq9))[1],
         "flops_actual": 2 * row.macs_actual,
         "breakdown": {
             name: {"actual": actual} | ({} if eq9 is None else {"eq9": eq9})
