@@ -7,9 +7,9 @@ many tokens were selected. Written for a GPU and checked step by step on tensors
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sptcore.models.backbone import Features, HierarchicalBackbone
+from sptcore.models.backbone import Features
 from sptcore.ops.attend_selected import without_waiting
 
 
@@ -20,7 +20,7 @@ class Replay:
     at the capture; changed in place they take effect, moved they do not.
     """
 
-    def __init__(self, backbone: HierarchicalBackbone, images: Tensor, image_sizes: Tensor | None = None) -> None:
+    def __init__(self, backbone: nn.Module, images: Tensor, image_sizes: Tensor | None = None) -> None:
         """Capture an evaluation of `images` (B, 3, H, W) on a CUDA device, `image_sizes` as in the backbone's call.
 
         Raises ValueError for a model in training, or tensors that are not on a CUDA device.

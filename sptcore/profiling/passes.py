@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -84,6 +84,19 @@ def training_pass(
             model.eval()
 
     return run
+
+
+@contextmanager
+def standing_in(model: nn.Module, part: nn.Module, other: nn.Module) -> Iterator[None]:
+    """Within it, `other` stands wherever `part` is a child of a module of `model`."""
+    places = [(one, name) for one in model.modules() for name, child in one.named_children() if child is part]
+    try:
+        for place, name in places:
+            setattr(place, name, other)
+        yield
+    finally:
+        for place, name in places:
+            setattr(place, name, part)
 
 
 def selecting(backbone: AnyBackbone, masks: Sequence[Tensor] | None) -> AbstractContextManager[None]:

@@ -28,9 +28,9 @@ def test_what_cannot_be_captured_is_refused():
 def test_on_a_gpu_other_selections_are_replayed():
     """Captured on one batch, called with others and other sizes: what the ordinary road gives."""
     settings = {"select_threshold": 0.5, "score_propagation": False}
-    backbone = randomise(build_backbone("spt-nano", **settings)).eval().cuda()  # type: ignore[arg-type]
+    backbone = randomise(build_backbone("spt-nano", **settings)).eval().cuda()
     sizes = [torch.tensor([[64, 96], [50 + seed, 70]]) for seed in range(3)]
-    replay = Replay(backbone, batch(0).cuda(), sizes[0])  # type: ignore[arg-type]
+    replay = Replay(backbone, batch(0).cuda(), sizes[0])
     ratios = set()
     for seed in (0, 1, 2):
         expected = backbone(batch(seed).cuda(), sizes[seed])
