@@ -43,6 +43,10 @@ def command(
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="FILE", help="score this COCO results file, no model")
     ] = None,
+    task: Annotated[
+        Literal["detect", "multilabel", "classify"] | None,
+        typer.Option("--task", help="what the results file holds; else by the data"),
+    ] = None,
     save_predictions: Annotated[
         Path | None, typer.Option("--save-predictions", metavar="FILE", help="write the results in COCO's format")
     ] = None,
@@ -50,7 +54,7 @@ def command(
         Literal["faster", "pycocotools"], typer.Option("--backend", help="who works out AP; the digits are the same")
     ] = "faster",
     check_backends: Annotated[bool, typer.Option("--check-backends", help="both, and exit 5 if they differ")] = False,
-    per_class: Annotated[bool, typer.Option("--per-class", help="AP of each class")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="the main figure of each class")] = False,
     by_ratio: Annotated[
         options.Numbers | None,
         typer.Option("--by-ratio", parser=options.parse_numbers, metavar="R,..", help="AP by object-pixel ratio"),
@@ -74,7 +78,8 @@ def command(
     allow_truncated: options.AllowTruncated = False,
     size: options.AnnotatedSize = None,
 ) -> None:
-    """Evaluate: COCO's twelve figures for boxes and masks, what each block selected of what it should, MACs spent.
+    """Evaluate: COCO's twelve figures for boxes and masks, PASCAL VOC's mAP for the classes an image shows, top-1 and
+    top-5 accuracy for its one class; what each block selected of what it should; MACs spent.
 
     Ratios are over all tokens of the split: selected, labelled, and of the labelled the share selected (recall). The
     MACs are the backbone's on these images, as it ran.
@@ -86,9 +91,9 @@ def command(
     demands = parse_demands(fail_under) if fail_under else {}
     settings = EvaluationSettings(
         data=data, split=split, labels=labels, root=_text(root), ann=_text(ann), format=format, res=res, batch=batch,
-        workers=workers, device=device, predictions=predictions, save_predictions=save_predictions, backend=backend,
-        check_backends=check_backends, by_ratio=tuple(by_ratio or ()), gt_selection=gt_selection, packing=packing,
-        select_ratio=None if select_ratio is None else float(select_ratio), strict=strict,
+        workers=workers, device=device, predictions=predictions, task=task, save_predictions=save_predictions,
+        backend=backend, check_backends=check_backends, by_ratio=tuple(by_ratio or ()), gt_selection=gt_selection,
+        packing=packing, select_ratio=None if select_ratio is None else float(select_ratio), strict=strict,
         follow_symlinks=follow_symlinks, allow_truncated=allow_truncated, size=size,
     )  # fmt: skip
     subject = None if predictions is not None else open_weights(run)
@@ -151,7 +156,7 @@ def _views(report: EvaluationReport, *, per_class: bool) -> list[Any]:
             [name, *(_figure(report.scores[kind].per_class.get(category_id, -1.0)) for kind in kinds)]
             for category_id, name in report.class_names.items()
         ]
-        views.append(table(["class", *(f"{kind} AP" for kind in kinds)], rows))
+        views.append(table(["class", *(f"{kind} {main.removeprefix('m')}" for kind in kinds)], rows))
     return views
 
 

@@ -1,4 +1,4 @@
-"""`spt train`: train a detector whose backbone selects tokens, or a plain one to compare with."""
+"""`spt train`: train a detector or classifier whose backbone selects tokens, or a plain one to compare with."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ EXAMPLES = (
     "spt train --model spt-nano",
     "spt train --model spt-t --data coco-s20 --epochs 12",
     "spt train --model spt-s --data coco --dry-run",
+    "spt train --model spt-t --data voc --task multilabel",
     "spt train --resume last",
 )
 RECIPE, SELECTION, RUNNING = "Recipe", "Selection", "Running"
@@ -69,10 +70,14 @@ def extra_settings() -> dict[str, Extra]:
 def preset(values: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
     """The recipe for the data: the sample's own, or the paper's; none for a run that is resumed."""
     from sptcore.training.config import load_preset, preset_for
+    from sptcore.training.task_choice import task_for
 
     if values["resume"] not in (None, "auto"):
         return None
-    name = values["preset"] or preset_for(values["data"])
+    name = values["preset"]
+    if name is None:
+        where = {key: values[key] for key in ("root", "ann", "format")}
+        name = preset_for(values["data"], values["task"] or task_for(values["data"], **where))
     loaded = load_preset(name)
     return name, loaded | {"res": options.parse_size(loaded["res"])}
 
@@ -85,10 +90,12 @@ def command(
     ctx: typer.Context,
     model: Annotated[str | None, _option("--model", text="spt-t, swin-t ...; see: spt models")] = None,
     data: options.DataOption = "sample",
-    preset: Annotated[str | None, _option("--preset", text="sample or detect-paper; follows the data")] = None,
-    task: Annotated[str | None, _option("--task", text="detect: boxes, and masks where the data has them")] = None,
+    preset: Annotated[str | None, _option("--preset", text="a recipe; follows data and task")] = None,
+    task: Annotated[str | None, _option("--task", text="detect, multilabel or classify; follows the data")] = None,
     heads: Annotated[str | None, _option("--heads", text="auto, standard or small")] = None,
-    labels: Annotated[str | None, _option("--labels", text="auto (found or built), or a file", metavar="FILE")] = None,
+    labels: Annotated[
+        str | None, _option("--labels", text="auto (found or built), a file, boxes, masks or image", metavar="FILE")
+    ] = None,
     val_data: Annotated[str | None, _option("--val-data", text="validate on another data set", metavar="DATA")] = None,
     root: options.Root = None,
     ann: options.Ann = None,
@@ -168,11 +175,11 @@ def command(
     allow_truncated: options.AllowTruncated = False,
     size: options.AnnotatedSize = None,
 ) -> int:
-    """Train a detector: Mask R-CNN where the data has masks, Faster R-CNN where it has boxes only.
+    """Train a detector (Mask R-CNN, or Faster R-CNN on boxes alone) or a classifier of images (--task).
 
     Without --data the built-in sample and its own recipe (spt-nano, minutes on a CPU); a real data set gets the paper's
-    recipe. Every class of the data is learned under its own id. Ctrl-C, SIGTERM and SIGUSR1 save and stop; --resume
-    goes on as if nothing had happened.
+    recipe for its task: classify on Tiny ImageNet and IN-S, else detect. Every class of the data is learned under its
+    own id. Ctrl-C, SIGTERM and SIGUSR1 save and stop; --resume goes on as if nothing had happened.
 
     The run folder holds settings, metrics, checkpoints and weights; `spt train --config RUN/config.toml` runs it again.
     """
@@ -243,6 +250,8 @@ def _config(session: Session, run: Run | None) -> TrainConfig:
         placed = _parse_devices(values["devices"], values.get("device", "auto"))
         values |= placed
         named |= placed.keys() if "devices" in named else set()
+    if session.explicit("warmup") and not session.explicit("warmup_epochs"):
+        values["warmup_epochs"] = 0.0  # the preset's gives way to the steps a person named
     if run is None:
         return make_config(values)
     own = read_config(run.home / "config.toml").model_dump(exclude_none=True)

@@ -35,21 +35,24 @@ def write_results(path: Path, results: list[dict[str, Any]]) -> None:
     write_atomically(path, json.dumps(results) + "\n")
 
 
-def read_results(path: Path, index: DatasetIndex) -> tuple[list[dict[str, Any]], bool]:
+def read_results(path: Path, index: DatasetIndex, *, labels: bool = False) -> tuple[list[dict[str, Any]], bool]:
     """The results in a COCO results file, and whether all of them have masks (compressed run lengths).
 
-    A box that is missing is made from its mask. Raises DataError naming the entry that does not fit the format, the
+    A box that is missing is made from its mask. `labels`: results that give images classes, with neither box nor mask,
+    at most one an image and class. Raises DataError naming the entry that does not fit the format, the
     images or the classes of `index`.
     """
     entries = _parsed(path)
     images = {record.image_id: record for record in index.records}
     categories = {category.category_id for category in index.categories}
-    results = []
+    results: list[dict[str, Any]] = []
+    given: set[tuple[int, int]] = set()
     for number, entry in enumerate(entries):
-        fault = _fault(entry, images.get(entry.image_id), categories)
+        fault = _fault(entry, images.get(entry.image_id), categories) or _shape_fault(entry, labels, given)
         if fault:
             raise DataError(fault, where=f"{path}: [{number}]")
         results.append(_plain(entry))
+        given.add((entry.image_id, entry.category_id))
     return results, bool(entries) and all(entry.segmentation is not None for entry in entries)
 
 
@@ -75,11 +78,21 @@ def _fault(entry: _Result, record: ImageRecord | None, categories: set[int]) -> 
         return f"category_id {entry.category_id} is not in the data"
     if not math.isfinite(entry.score):
         return "the score is not a finite number"
-    if entry.bbox is None and entry.segmentation is None:
-        return "neither bbox nor segmentation"
     if entry.bbox is not None and not (all(map(math.isfinite, entry.bbox)) and min(entry.bbox[2:]) >= 0):
         return f"bbox {entry.bbox} is not x, y, width, height"
     return None if entry.segmentation is None else _mask_fault(entry.segmentation, record)
+
+
+def _shape_fault(entry: _Result, labels: bool, given: set[tuple[int, int]]) -> str | None:
+    """What an entry of this kind must have, or must not."""
+    bare = entry.bbox is None and entry.segmentation is None
+    if bare and not labels:
+        return "neither bbox nor segmentation (for classes of images: --task multilabel or classify)"
+    if labels and not bare:
+        return "a box or mask in a file of classes of images"
+    if labels and (entry.image_id, entry.category_id) in given:
+        return f"image {entry.image_id} has a second score of category {entry.category_id}"
+    return None
 
 
 def _mask_fault(mask: _Mask, record: ImageRecord) -> str | None:
@@ -96,7 +109,8 @@ def _plain(entry: _Result) -> dict[str, Any]:
     plain: dict[str, Any] = {"image_id": entry.image_id, "category_id": entry.category_id, "score": entry.score}
     if entry.segmentation is not None:
         plain["segmentation"] = {"size": entry.segmentation.size, "counts": entry.segmentation.counts}
-    plain["bbox"] = entry.bbox if entry.bbox is not None else _box_of(plain["segmentation"])
+    if entry.bbox is not None or entry.segmentation is not None:
+        plain["bbox"] = entry.bbox if entry.bbox is not None else _box_of(plain["segmentation"])
     return plain
 
 

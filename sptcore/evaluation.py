@@ -16,8 +16,7 @@ from sptcore.data.locate import open_index
 from sptcore.data.rasterize import is_below, object_ratio
 from sptcore.data.records import DatasetIndex
 from sptcore.errors import DataError, IntegrityError, UsageError, did_you_mean
-from sptcore.labels.build import ensure_labels
-from sptcore.labels.store import LabelStore
+from sptcore.labels.build import SOURCES
 from sptcore.models.config import BackboneConfig
 from sptcore.models.selectors import FIXED_RATIO
 from sptcore.profiling.macs import backbone_macs
@@ -28,11 +27,11 @@ from sptcore.runs.models import LoadedModel, load_model, parse_spec
 from sptcore.tasks import TASKS
 from sptcore.tasks.base import BlockCounts, Result, Scores, Scoring, Task
 from sptcore.tasks.coco_metrics import BACKENDS, METRICS
-from sptcore.training.config import make_config
+from sptcore.training.config import format_for, make_config
 from sptcore.training.datasets import ImageDataset, WholeImage
 from sptcore.training.evaluate import Evaluation, ImageTokens, Running, evaluate_model
 from sptcore.training.loading import default_workers
-from sptcore.training.prepare import label_strides
+from sptcore.training.prepare import check_serves, label_strides, open_labels
 from sptcore.training.threads import fitting_threads
 
 _TOLERANCE = 1e-9
@@ -43,8 +42,9 @@ class EvaluationSettings:
     """What is evaluated and how. None means: as the run or the weights say.
 
     `gt_selection` replaces the gates by the labels, `select_ratio` by a fixed share of the best-scored tokens;
-    `packing` is that of evaluation. `predictions`: score this results file instead of a model. `by_ratio`: edges of
-    object-ratio bins that are scored apart.
+    `packing` is that of evaluation. `predictions`: score this results file instead of a model, as results of `task`
+    (None: classify where the images have classes, else detect). `by_ratio`: edges of object-ratio bins that are scored
+    apart.
     """
 
     data: str | None = None
@@ -64,6 +64,7 @@ class EvaluationSettings:
     select_ratio: float | None = None
     packing: str | None = None
     predictions: Path | None = None
+    task: str | None = None
     save_predictions: Path | None = None
     strict: bool = False
     follow_symlinks: bool = False
@@ -142,6 +143,8 @@ def evaluate(
         raise UsageError(f"no back end '{settings.backend}'", hint=", ".join(BACKENDS))
     if settings.predictions is not None and (settings.gt_selection or settings.select_ratio or settings.packing):
         raise UsageError("a results file selects nothing: --gt-selection, --select-ratio and --packing are for a model")
+    if settings.task is not None and settings.task not in TASKS:
+        raise UsageError(f"no task '{settings.task}'", hint=did_you_mean(settings.task, TASKS) or ", ".join(TASKS))
     settings = _on_data(run, settings)
     data = settings.data or "sample"
     index = open_index(
@@ -166,6 +169,12 @@ def evaluate(
 
 def _on_data(run: Run | None, settings: EvaluationSettings) -> EvaluationSettings:
     """The settings with a data set: the one asked for, else the one the run was validated on and where it lies."""
+    task = settings.task if run is None or settings.predictions is not None else parse_spec(run.info).task
+    settings = _with_data(run, settings)
+    return replace(settings, format=format_for(settings.data or "sample", settings.format, task or "detect"))
+
+
+def _with_data(run: Run | None, settings: EvaluationSettings) -> EvaluationSettings:
     if settings.data is not None:
         return settings
     if run is None:
@@ -180,12 +189,16 @@ def _on_data(run: Run | None, settings: EvaluationSettings) -> EvaluationSetting
         ann=settings.ann or trained.val_ann,
         format=trained.format if settings.format == "auto" else settings.format,
         size=settings.size or trained.size,
+        labels=trained.labels if settings.labels == "auto" and trained.labels in SOURCES else settings.labels,
     )
 
 
 def _score_file(path: Path, index: DatasetIndex, data: str, settings: EvaluationSettings) -> EvaluationReport:
-    results, masks = read_results(path, index)
-    task, scoring = TASKS["detect"], Scoring(masks=masks, backend=settings.backend)
+    by_data = "classify" if TASKS["classify"].refusal(index) is None else "detect"
+    task = TASKS[settings.task or by_data]
+    _check_task(task, index, settings)
+    results, masks = read_results(path, index, labels=task.name != "detect")
+    scoring = Scoring(masks=masks, backend=settings.backend)
     scores = task.score(index, results, scoring)
     names = {category.category_id: category.name for category in index.categories}
     report = EvaluationReport(str(path), task.name, data, settings.split, len(index.records), scores, names)
@@ -197,7 +210,10 @@ def _score_model(
 ) -> EvaluationReport:
     device = pick_device(settings.device)
     loaded = load_model(run, device=device, **_backbone_changes(parse_spec(run.info).backbone, settings))
+    if settings.task not in (None, loaded.task.name):
+        raise UsageError(f"this model was trained to {loaded.task.name}; --task is for a results file")
     names = _shared_classes(loaded, index, progress)
+    _check_task(loaded.task, index, settings)
     backbone = loaded.spec.backbone
     if backbone.num_spa_blocks and backbone.eval_packing == "stream" and settings.batch > 1:
         progress.warn("with --packing stream an image's result depends on the images beside it; --batch 1 avoids that")
@@ -226,6 +242,12 @@ def _score_model(
     )
     scoring = Scoring(masks=loaded.spec.masks, backend=settings.backend)
     return _completed(report, index, evaluation.results, scoring, settings)
+
+
+def _check_task(task: Task, index: DatasetIndex, settings: EvaluationSettings) -> None:
+    if settings.check_backends and task.name != "detect":
+        raise UsageError("--check-backends compares two scorers of COCO's AP, and classes of images have one")
+    check_serves(task, index)
 
 
 def _backbone_changes(backbone: BackboneConfig, settings: EvaluationSettings) -> dict[str, Any]:
@@ -273,10 +295,10 @@ def _dataset(
     loaded: LoadedModel, index: DatasetIndex, res: tuple[int, int], settings: EvaluationSettings, progress: Progress
 ) -> ImageDataset:
     strides = label_strides(loaded.spec.backbone)
-    labels = LabelStore(ensure_labels(index, labels=settings.labels, progress=progress)) if strides else None
+    labels = open_labels(settings.labels, index, progress) if strides else None
     return ImageDataset(
         index,
-        WholeImage(res),
+        WholeImage(res, index.padding),
         labels=labels,
         strides=strides,
         allow_truncated=settings.allow_truncated,
