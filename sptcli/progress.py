@@ -38,15 +38,21 @@ def _draws(stream: TextIO) -> bool:
 
 @dataclass
 class Stage:
-    """One running stage: its title, its total if known, what is done and since when (seconds)."""
+    """One running stage: title, total if known, what is done (`before` it began, too) and since when (seconds)."""
 
     title: str
     total: int | None
     since: float
     last: float
     done: int = 0
+    before: int = 0
     fields: dict[str, object] = field(default_factory=dict)
     task: Any = None
+
+    def left(self, now: float) -> float | None:
+        """Seconds that the rest will take at the pace so far; None without a total or a pace."""
+        own = self.done - self.before
+        return (now - self.since) / own * (self.total - self.done) if self.total and own > 0 else None
 
 
 class Remarks:
@@ -58,9 +64,9 @@ class Remarks:
         self.clock = clock
         self.quiet = quiet
 
-    def start(self, title: str, total: int | None) -> None:
+    def start(self, title: str, total: int | None, *, done: int = 0) -> None:
         now = self.clock()
-        self.stages.append(Stage(title, total, since=now, last=now))
+        self.stages.append(Stage(title, total, since=now, last=now, done=done, before=done))
 
     def advance(self, steps: int = 1, **fields: object) -> None:
         if self.stages:
@@ -113,7 +119,7 @@ class PlainProgress(Remarks):
     def _line(self, stage: Stage) -> str:
         seconds = self.clock() - stage.since
         total = f"/{stage.total} ({100 * stage.done // max(stage.total, 1)}%)" if stage.total else ""
-        left = seconds / stage.done * (stage.total - stage.done) if stage.total and stage.done else None
+        left = stage.left(self.clock())
         ahead = f", {_duration(left)} left" if left is not None and left >= 0.5 else ""
         return f"{stage.title}: {stage.done}{total} in {_duration(seconds)}{ahead}{_fields(stage.fields)}"
 
@@ -121,8 +127,8 @@ class PlainProgress(Remarks):
 class JsonProgress(Remarks):
     """One JSON object a line on stderr: stage begins, advances (at most one a second), ends; notes and warnings."""
 
-    def start(self, title: str, total: int | None) -> None:
-        super().start(title, total)
+    def start(self, title: str, total: int | None, *, done: int = 0) -> None:
+        super().start(title, total, done=done)
         self._event("start")
 
     def advance(self, steps: int = 1, **fields: object) -> None:
@@ -149,7 +155,8 @@ class JsonProgress(Remarks):
         stage = self.stages[-1]
         seconds = round(self.clock() - stage.since, 3)
         event = {"event": name, "stage": stage.title, "done": stage.done, "total": stage.total, "seconds": seconds}
-        self._write({**event, **stage.fields})
+        left = stage.left(self.clock())
+        self._write({**event, **({} if left is None else {"seconds_left": round(left, 1)}), **stage.fields})
 
     def _write(self, event: dict[str, object]) -> None:
         self.console.file.write(json.dumps(to_plain(event)) + "\n")
@@ -181,10 +188,10 @@ class BarProgress(Remarks):
             transient=True,
         )
 
-    def start(self, title: str, total: int | None) -> None:
-        super().start(title, total)
+    def start(self, title: str, total: int | None, *, done: int = 0) -> None:
+        super().start(title, total, done=done)
         self.bars.start()
-        self.stages[-1].task = self.bars.add_task(printable(title), total=total, extra="")
+        self.stages[-1].task = self.bars.add_task(printable(title), total=total, completed=done, extra="")
 
     def advance(self, steps: int = 1, **fields: object) -> None:
         super().advance(steps, **fields)
@@ -205,8 +212,14 @@ class BarProgress(Remarks):
 
 
 def _fields(fields: dict[str, object]) -> str:
-    shown = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items())
+    shown = (f"{_short(k)} {v:.4g}" if isinstance(v, float) else f"{_short(k)} {v}" for k, v in fields.items())
     return "".join(f", {printable(text)}" for text in shown)
+
+
+def _short(name: str) -> str:
+    """The name of a column of metrics as a line has room for it: `rpn_box_reg`, `select 3`, `img/s`, `MB`."""
+    name = name.removeprefix("loss_").replace("select_ratio.stage", "select ")
+    return {"img_per_s": "img/s", "memory_mb": "MB"}.get(name, name)
 
 
 def _duration(seconds: float) -> str:

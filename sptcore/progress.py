@@ -11,8 +11,8 @@ T = TypeVar("T")
 class Progress(Protocol):
     """Receives the progress of a job. `sptcli.console` has the one that draws; `SILENT` listens to nothing."""
 
-    def start(self, title: str, total: int | None) -> None:
-        """A new stage begins: `total` steps, or None when their number is unknown."""
+    def start(self, title: str, total: int | None, *, done: int = 0) -> None:
+        """A new stage begins: `total` steps, or None when their number is unknown; `done` of them were done before."""
 
     def advance(self, steps: int = 1, **fields: object) -> None:
         """`steps` more are done; `fields` are shown beside the bar (loss, img/s ...)."""
@@ -30,7 +30,7 @@ class Progress(Protocol):
 class Silent:
     """Listens to nothing."""
 
-    def start(self, title: str, total: int | None) -> None: ...
+    def start(self, title: str, total: int | None, *, done: int = 0) -> None: ...
     def advance(self, steps: int = 1, **fields: object) -> None: ...
     def finish(self) -> None: ...
     def note(self, message: str) -> None: ...

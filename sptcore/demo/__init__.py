@@ -51,6 +51,7 @@ def demo(
     """
     begun = time.monotonic()
     run = new_run("demo", "spt-nano-sample", folder=folder)
+    run.make_latest("demo")
     subset, seen, kept = cut_subset(run.home / "sample-s20", progress)
     images = label_subset(subset, progress)
     configs = {model: demo_config(model, subset, epochs=epochs, seed=seed) for model in MODELS}

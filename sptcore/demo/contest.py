@@ -19,8 +19,8 @@ from sptcore.tasks.base import Batch
 from sptcore.tasks.detector import HeadsConfig
 from sptcore.training.datasets import ImageDataset, WholeImage
 from sptcore.training.loading import BatchLoader
+from sptcore.training.meters import by_stage
 from sptcore.training.sampler import Draw
-from sptcore.training.state import by_stage
 
 TIMED_IMAGES = 8
 

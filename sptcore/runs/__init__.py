@@ -3,7 +3,7 @@
     <runs>/<command>/<UTC time>-<model>-<data>/
         config.toml command.txt env.json metrics.jsonl metrics.csv log.txt
         checkpoints/step-*.pt, last.pt, best.pt (+ .sha256)   weights/{best,ema,last}.safetensors   predictions.json
-    <runs>/<command>/latest -> the newest of them
+    <runs>/<command>/latest -> the newest of them that began its work
 
 <runs> is `$SPT_RUNS` or `./runs`. A folder with something in it is never used again without a word.
 Nothing here imports torch before tensors are read or written.
@@ -111,6 +111,10 @@ class Run:
         write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return path
 
+    def make_latest(self, command: str) -> None:
+        """Let `<runs>/<command>/latest` lead here: the work has begun. A file system without links goes without it."""
+        _point_latest(runs_root() / command, self.home)
+
     def log(self, line: str) -> None:
         """Add a line with its time to `log.txt`."""
         with (self.home / "log.txt").open("a", encoding="utf-8") as stream:
@@ -123,7 +127,7 @@ def runs_root() -> Path:
 
 
 def new_run(command: str, label: str, *, folder: Path | None = None, argv: Sequence[str] = ()) -> Run:
-    """A fresh run folder with `command.txt` and `env.json`, and `latest` pointing at it.
+    """A fresh run folder with `command.txt` and `env.json`; `Run.make_latest` makes it the one that `last` names.
 
     `label` names it (`spt-t-coco`); `folder` replaces the place under `runs_root()`. Raises EnvironmentFault when
     `folder` holds something already, or when it cannot be made.
@@ -137,7 +141,6 @@ def new_run(command: str, label: str, *, folder: Path | None = None, argv: Seque
     run = Run(home)
     write_atomically(home / "command.txt", shlex.join(argv) + "\n")
     run.write_json("env.json", environment())
-    _point_latest(runs_root() / command, home)
     return run
 
 
@@ -170,7 +173,6 @@ def _timed(parent: Path, label: str) -> Path:
 
 
 def _point_latest(parent: Path, home: Path) -> None:
-    """Let `latest` lead to `home`; a file system without links goes without it."""
     temp = parent / f".{_LATEST}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         parent.mkdir(parents=True, exist_ok=True)

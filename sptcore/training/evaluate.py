@@ -26,8 +26,8 @@ from sptcore.tasks.base import (
 from sptcore.training.datasets import ImageDataset
 from sptcore.training.distributed import ALONE, Group
 from sptcore.training.loading import BatchLoader, padded_size
+from sptcore.training.meters import by_stage
 from sptcore.training.sampler import Draw
-from sptcore.training.state import by_stage
 from sptcore.training.stop import StopRequest
 
 

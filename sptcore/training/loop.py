@@ -22,10 +22,11 @@ from sptcore.training.config import TrainConfig, parse_interval, read_config
 from sptcore.training.distributed import ALONE, Group
 from sptcore.training.evaluate import Evaluation, Interrupted, Running, evaluate_model
 from sptcore.training.loading import BatchLoader, default_workers
+from sptcore.training.meters import Meters, Pace, shown_values
 from sptcore.training.optim import base_lr, build_optimizer, lr_factor, set_lr
 from sptcore.training.prepare import Prepared, build_model, memory_mb, prepare
 from sptcore.training.sampler import Draw, EpochSampler
-from sptcore.training.state import AveragedWeights, Meters, TrainState
+from sptcore.training.state import AveragedWeights, TrainState
 from sptcore.training.step import Stepper, StepResult, make_scaler
 from sptcore.training.stop import StopRequest, stop_requests
 from sptcore.training.threads import fitting_threads
@@ -121,6 +122,7 @@ class Trainer:
         self.bad_batches: list[dict[str, Any]] = []
         self.evaluation: Evaluation | None = None
         self.clock = time.monotonic()
+        self.pace = Pace(self.images_per_step)
 
     # -- the walk --------------------------------------------------------------------------------------------------
 
@@ -143,8 +145,8 @@ class Trainer:
     def _train(self, stop: StopRequest) -> FitReport:
         """Steps, validations and checkpoints until the end or until `stop`."""
         started = time.monotonic()
-        self.progress.start(f"training {self.config.model}", self.total_steps)
-        self.progress.advance(self.state.step)
+        self.clock = self.pace.start()
+        self.progress.start(f"training {self.config.model}", self.total_steps, done=self.state.step)
         with BatchLoader(self.prepared.train, workers=self.workers, pin=self.device.type == "cuda") as loader:
             cause = self._walk(self._batches(loader), stop)
         self.progress.finish()
@@ -164,6 +166,8 @@ class Trainer:
             if cause is not None or self.state.step >= self.total_steps:
                 return cause
             self._step(next(batches))
+            if self.state.step == 1 and self.group.is_leader:
+                self.run.make_latest("train")  # not before: a run that cannot even begin is nobody's last
 
     def _batches(self, loader: BatchLoader) -> Iterator[tuple[Batch, ...]]:
         """The forward passes of each step, from the current one on."""
@@ -215,10 +219,7 @@ class Trainer:
 
     def _report(self, result: StepResult) -> None:
         state, meters = self.state, self.state.meters
-        shown = {"loss": round(result.values["loss"], 3)}
-        if result.counts:
-            shown["select"] = round(result.counts[0].select_ratio, 2)
-        self.progress.advance(1, **shown)
+        self.progress.advance(1, **shown_values(result.values, result.counts), **self.pace.step(self.device))
         if state.step % self.config.log_every == 0 or state.step == self.total_steps:
             if meters.steps:
                 now = time.monotonic()
@@ -278,7 +279,7 @@ class Trainer:
         if self._main_figure() >= state.best:
             state.best = self._main_figure()
             self._save_weights("best")
-        self.clock = time.monotonic()
+        self.clock = self.pace.start()
 
     def _main_figure(self) -> float:
         """What the last validation came to in the figure by which the best weights are chosen."""

@@ -13,8 +13,9 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
 from sptcore.errors import IntegrityError
-from sptcore.tasks.base import BlockCounts, ModelSpec, add_counts
+from sptcore.tasks.base import ModelSpec
 from sptcore.training.config import TrainConfig
+from sptcore.training.meters import Meters
 
 _SCHEMA = "spt.checkpoint/1"
 
@@ -31,54 +32,11 @@ class AveragedWeights(AveragedModel):
         """One update by the weights of `model`, the first of them a copy; buffers are copied. Waits for no device."""
         updates = int(self.n_averaged)  # kept on the CPU
         now = min(self.decay, (1 + updates) / (10 + updates)) if updates else 0.0
-        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), 1 - now)
-        for averaged, current in zip(self.module.buffers(), model.buffers(), strict=True):
-            averaged.copy_(current)
+        own, current = list(self.module.parameters()), list(model.parameters())
+        torch._foreach_lerp_(own, current, 1 - now)  # pyright: ignore[reportPrivateImportUsage]
+        for averaged, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
+            averaged.copy_(buffer)
         self.n_averaged += 1
-
-
-@dataclass
-class Meters:
-    """Sums since the last line of metrics."""
-
-    steps: int = 0
-    images: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: list[BlockCounts] = field(default_factory=list)
-
-    def add(self, values: Mapping[str, float], counts: list[BlockCounts], images: int) -> None:
-        """One step: `values` are averaged over steps, `counts` over tokens."""
-        self.steps += 1
-        self.images += images
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.counts = add_counts(self.counts, counts) if counts else self.counts
-
-    def row(self) -> dict[str, float]:
-        """Means, and select, own-gate and label ratio and recall of each stage."""
-        row = {name: total / self.steps for name, total in self.sums.items()}
-        for stage, counts in by_stage(self.counts).items():
-            row |= {f"select_ratio.{stage}": counts.select_ratio, f"label_ratio.{stage}": counts.label_ratio}
-            if counts.own_ratio is not None:
-                row[f"own_ratio.{stage}"] = counts.own_ratio
-            if counts.recall is not None:
-                row[f"recall.{stage}"] = counts.recall
-        return row
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Meters:
-        """The inverse of `dataclasses.asdict`."""
-        counts = [BlockCounts(**entry) for entry in values["counts"]]
-        return cls(values["steps"], values["images"], dict(values["sums"]), counts)
-
-
-def by_stage(counts: list[BlockCounts]) -> dict[str, BlockCounts]:
-    """The counts of each stage's blocks added up, under "stage3" ..."""
-    stages: dict[str, BlockCounts] = {}
-    for one in counts:
-        name = f"stage{one.stage}"
-        stages[name] = stages[name] + one if name in stages else one
-    return stages
 
 
 @dataclass

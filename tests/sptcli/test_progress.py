@@ -80,7 +80,9 @@ def test_json_lines() -> None:
     progress.warn("y")
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [event["event"] for event in events] == ["start", "advance", "advance", "finish", "note", "warning"]
-    assert events[2] == {"event": "advance", "stage": "images", "done": 4, "total": 4, "seconds": 2.0, "loss": None}
+    assert events[2] == {
+        "event": "advance", "stage": "images", "done": 4, "total": 4, "seconds": 2.0, "seconds_left": 0.0, "loss": None,
+    }  # fmt: skip
     assert events[4]["message"] == "[red]x"
 
 
@@ -116,3 +118,26 @@ def test_a_bar_shows_its_stage_and_restores_the_cursor(monkeypatch: pytest.Monke
     assert "loss 0.5" in text
     assert "a remark" in text
     assert text.rstrip().rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
+
+
+def test_what_was_done_before_counts_but_not_for_the_pace() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = PlainProgress(stream, clock=clock)
+    progress.start("training", 100, done=80)
+    for _ in range(10):
+        clock.now += 1
+        progress.advance(1, **{"loss": 2.5, "loss_select": 0.25, "select_ratio.stage3": 0.5, "img_per_s": 8.0})
+    assert stream.getvalue() == (
+        "training: 90/100 (90%) in 10s, 10s left, loss 2.5, select 0.25, select 3 0.5, img/s 8\n"
+    )
+
+
+def test_a_bar_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    stream = Terminal()
+    progress = BarProgress(stream)
+    progress.start("training", 4, done=3)
+    progress.bars.refresh()
+    progress.close()
+    assert "3/4" in stream.getvalue()

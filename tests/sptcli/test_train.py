@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,17 @@ def test_a_run_of_its_own_name_is_the_latest(data: Path, tmp_path: Path) -> None
     home = Path(ran.document["run"])
     assert home.name.endswith("-mine")
     assert (tmp_path / "runs" / "train" / "latest").resolve() == home.resolve()
+
+
+def test_a_run_that_cannot_begin_keeps_its_folder_and_is_not_the_latest(data: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(data, tmp_path / "broken")
+    for image in [*broken.rglob("*.jpg"), *broken.rglob("*.png")]:
+        image.write_bytes(b"no image")
+    env = {"SPT_RUNS": str(tmp_path / "runs")}
+    ran = spt("train", "--data", broken, *QUICK, env=env)
+    assert ran.code == 3, ran.err
+    assert len(list((tmp_path / "runs" / "train").glob("2*"))) == 1
+    assert not (tmp_path / "runs" / "train" / "latest").is_symlink()
 
 
 def test_without_anything_it_is_the_sample_with_its_own_recipe() -> None:

@@ -74,7 +74,7 @@ class _Teller:
         self._pipe = pipe
         self._untold = 0
 
-    def start(self, title: str, total: int | None) -> None:
+    def start(self, title: str, total: int | None, *, done: int = 0) -> None:
         self._pipe.send(("start", title, total))
 
     def advance(self, steps: int = 1, **fields: object) -> None:

@@ -16,6 +16,7 @@ def test_the_last_run_with_weights_comes_before_the_demo(tmp_path: Path, monkeyp
     demo.DEMO_WEIGHTS.write_bytes(b"x")
     assert demo.is_demo(demo.open_weights())
     run = new_run("train", "spt-nano-sample")
+    run.make_latest("train")
     assert demo.is_demo(demo.open_weights("auto"))  # it saved no weights yet
     (run.home / "weights" / "last.safetensors").write_bytes(b"x")
     assert demo.open_weights("auto").weights.parent.parent.name == run.name

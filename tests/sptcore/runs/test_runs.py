@@ -19,6 +19,7 @@ def _own_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def finished(run: Run) -> Run:
     (run.home / "config.toml").write_text('[train]\nmodel = "spt-nano"\n')
+    run.make_latest("train")
     return run
 
 
@@ -30,6 +31,9 @@ def test_a_run_is_named_by_time_model_and_data_and_latest_leads_to_it() -> None:
     assert json.loads((first.home / "env.json").read_text())["packages"]["torch"] == torch.__version__.split("+")[0]
     second = finished(new_run("train", "spt-t-my data/x"))
     assert second.home != first.home
+    assert open_run("last").home == second.home.resolve()
+    third = new_run("train", "spt-t-my data/x")  # never began
+    assert third.home.parent == second.home.parent
     assert open_run("last").home == second.home.resolve()
     assert open_run(first.home.name).home == first.home
     assert open_run(first.home).config == {"train": {"model": "spt-nano"}}
