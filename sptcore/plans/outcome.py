@@ -99,26 +99,30 @@ def outcome_of(
 def row_macs(
     spec: ModelSpec, size: tuple[int, int], counts: Sequence[BlockCounts], paper_ratio: float | None
 ) -> dict[str, int]:
-    """MACs of a model by formula for one image of width x height: `macs` in the paper's convention (Eq. 9) at the
-    ratios that were measured, `macs_actual` of what runs, `backbone` and `backbone_actual` without heads; at the
-    paper's ratio `macs_at_paper`.
+    """MACs of a model by formula for one image of width x height, in the paper's convention (Eq. 9) at the ratios that
+    were measured: `macs` of a forward pass in training, which is what the paper counts, `macs_eval` in inference,
+    `macs_actual` of what runs there, `backbone` and `backbone_actual` without heads; `macs_at_paper`: training, at the
+    paper's ratio.
     """
     measured = [one.select_ratio for one in counts] or 1.0
     actual, eq9 = whole_macs(spec, size, measured)
     backbone = total(backbone_macs(spec.backbone, size[1], size[0], measured))
-    found = {"macs": eq9, "macs_actual": actual, "backbone": backbone[1], "backbone_actual": backbone[0]}
+    found = {"macs": whole_macs(spec, size, measured, training=True)[1], "macs_eval": eq9, "macs_actual": actual}
+    found |= {"backbone": backbone[1], "backbone_actual": backbone[0]}
     if paper_ratio is not None:
-        found["macs_at_paper"] = whole_macs(spec, size, paper_ratio)[1]
+        found["macs_at_paper"] = whole_macs(spec, size, paper_ratio, training=True)[1]
     return found
 
 
-def whole_macs(spec: ModelSpec, size: tuple[int, int], ratio: float | Sequence[float]) -> tuple[int, int]:
+def whole_macs(
+    spec: ModelSpec, size: tuple[int, int], ratio: float | Sequence[float], *, training: bool = False
+) -> tuple[int, int]:
     """(actual, Eq. 9) MACs of an image of width x height: the whole detector, else the backbone alone."""
     width, height = size
     if spec.task == "detect":
         shape = DetectorShape(HeadsConfig.from_dict(spec.heads), len(spec.categories), spec.masks)
-        return total(detector_macs(spec.backbone, height, width, ratio, shape=shape))
-    return total(backbone_macs(spec.backbone, height, width, ratio))
+        return total(detector_macs(spec.backbone, height, width, ratio, shape=shape, training=training))
+    return total(backbone_macs(spec.backbone, height, width, ratio, training=training))
 
 
 def device_name(device: torch.device) -> str:

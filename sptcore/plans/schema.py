@@ -191,7 +191,8 @@ def parse_plan(text: str, name: str, *, where: str | None = None) -> Plan:
 
 
 def _as_usage(error: ValidationError, where: str | None) -> UsageError:
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return UsageError(f"{place}: {first['msg']}", where=where)

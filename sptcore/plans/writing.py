@@ -79,7 +79,8 @@ def as_markdown(table: Table) -> str:
     lines = [f"# {plan.title}, scale {table.scale}", "", *_grid(header, rows), ""]
     lines += [
         "Scores and ratios in per cent, mean ± sample standard deviation over seeds. MACs by formula in the paper's "
-        "convention, at the select ratios that were measured. An empty cell: not measured, or not known of the paper.",
+        "convention, of a forward pass in training, at the select ratios that were measured. An empty cell: not "
+        "measured, or not known of the paper.",
         "",
     ]
     lines += _section("What differs from the paper", table.differs)
