@@ -21,7 +21,7 @@ PAPER_SIZE = options.Size(1280, 800)
 def command(
     ctx: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="one model, stage by stage")] = None,
-    family: Annotated[str | None, typer.Option("--family", metavar="NAME", help="spt or swin")] = None,
+    family: Annotated[str | None, typer.Option("--family", metavar="NAME", help="spt, swin, topk-windows ...")] = None,
     weights: Annotated[
         bool, typer.Option("--weights", help="weights that fit: torchvision's, and those of your runs")
     ] = False,
