@@ -146,7 +146,6 @@ def to_dict(report: ProfileReport) -> dict[str, object]:
         "batch": setting.batch,
         "amp": setting.amp,
         "compiled": setting.compiled,
-        "compiled": setting.compiled,
         "convention": CONVENTION,
         "rows": [_row_dict(row) for row in report.rows],
         "miscounted": report.miscounted,
