@@ -1,4 +1,4 @@
-"""The weights a run starts from: a file of ours, a Swin's, or torchvision's ImageNet weights."""
+"""The weights a run starts from: a file of ours, a Swin's or a ViT's, or torchvision's ImageNet weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sptcore.errors import DataError, EnvironmentFault, IntegrityError, UsageError
-from sptcore.models.weights import load_official_swin, load_torchvision_swin
+from sptcore.models.variants import find_backbone
+from sptcore.models.weights import load_foreign
 from sptcore.runs import load_weights
 from sptcore.tasks.base import ModelSpec
 
@@ -28,16 +29,15 @@ def load_initial(model: nn.Module, spec: ModelSpec, init: str) -> str:
     """Overlay the weights `init` names; returns a line on what was loaded.
 
     A file of ours (heads whose shape follows the classes stay fresh when the classes differ), a file with the state
-    dict of a Swin for the backbone, or "imagenet": torchvision's Swin of the same size, fetched on first use into
+    dict of a Swin or a ViT for the backbone, or "imagenet": torchvision's of the same size, fetched on first use into
     torch's cache. Raises DataError, IntegrityError or EnvironmentFault for weights that are missing, damaged or of
     another architecture, or out of reach.
     """
     path = Path(init)
     if init != IMAGENET and path.suffix == ".safetensors" and _is_ours(path):
         return _load_ours(model, spec, path)
-    state = _imagenet_state(spec.variant) if init == IMAGENET else _foreign_state(path)
-    load = load_torchvision_swin if any(key.startswith("features.") for key in state) else load_official_swin
-    report = load(model.backbone.body, state)  # type: ignore[arg-type, union-attr]
+    state = _imagenet_state(spec) if init == IMAGENET else _foreign_state(path)
+    report = load_foreign(find_backbone(model), state)
     return (
         f"backbone from {init}: {len(report.missing)} parameters stay fresh (gates, norms), {len(report.unused)} unused"
     )
@@ -90,14 +90,16 @@ def _foreign_state(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def _imagenet_state(variant: str) -> dict[str, Tensor]:
-    """Torchvision's Swin of the variant's size, trained on ImageNet-1K; its digest is checked when it is fetched."""
+def _imagenet_state(spec: ModelSpec) -> dict[str, Tensor]:
+    """Torchvision's Swin or ViT of the variant's size, trained on ImageNet-1K; its digest is checked when fetched."""
     from torchvision.models import get_model_weights
 
-    size = variant.rpartition("-")[2]
-    if size not in ("t", "s", "b"):
-        raise UsageError(f"there are no ImageNet weights for {variant}", hint="for spt-t, spt-s, spt-b and their Swins")
-    weights: Any = get_model_weights(f"swin_{size}")
+    size = spec.variant.rpartition("-")[2]
+    names = {"b": "vit_b_16"} if spec.backbone.is_plain else {size: f"swin_{size}" for size in ("t", "s", "b")}
+    if size not in names:
+        hint = "for spt-t, spt-s, spt-b, their Swins, and vit-b"
+        raise UsageError(f"there are no ImageNet weights for {spec.variant}", hint=hint)
+    weights: Any = get_model_weights(names[size])
     try:
         return weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:

@@ -12,7 +12,7 @@ from torch import nn
 from sptcore.training.config import TrainConfig
 
 _GATE = re.compile(r"(^|[._])gate\.(weight|bias)$")
-_NO_DECAY = re.compile(r"norm|relative_position_bias|position_bias|pos_embed|(^|[._])gate\.bias$")
+_NO_DECAY = re.compile(r"norm|relative_position_bias|position_bias|pos_embed|cls_token|(^|[._])gate\.bias$")
 
 
 def param_groups(

@@ -15,6 +15,7 @@ from sptcore.labels.build import SOURCES, ensure_labels
 from sptcore.labels.store import LabelStore
 from sptcore.models.config import STRIDES, BackboneConfig
 from sptcore.models.recompute import recompute_blocks
+from sptcore.models.selectors import bound_note
 from sptcore.models.variants import backbone_config
 from sptcore.progress import SILENT, Progress
 from sptcore.tasks import TASKS
@@ -59,6 +60,8 @@ def prepare(config: TrainConfig, progress: Progress = SILENT) -> Prepared:
         check_serves(task, val_index)
     spec = describe(config, index)
     progress.note(f"learning {len(spec.categories)} classes, {task.in_words(spec)}")
+    if bound := bound_note(spec.backbone.selector):
+        progress.note(f"{spec.variant}, {bound}")
     strides = label_strides(spec.backbone)
     labels = open_labels(config.labels, index, progress) if strides else None
     train = ImageDataset(
@@ -147,7 +150,8 @@ def describe(config: TrainConfig, index: DatasetIndex) -> ModelSpec:
     """The model for these settings and this data: all its classes, and masks where the data has them."""
     task = TASKS[config.task]
     overrides = config.backbone_overrides
-    if config.gate_bias_init is None and starts_from_swin(config.init):
+    gated = backbone_config(config.model).uses_gates
+    if gated and config.gate_bias_init is None and starts_from_swin(config.init):
         overrides["gate_bias_init"] = PRETRAINED_GATE_BIAS
     heads = task.heads_config(config.heads, config.model)
     if "label_smoothing" in heads:
