@@ -81,11 +81,18 @@ def read_canvas(
     Raises DataError for an image of any other size.
     """
     path = find_image(index.image_root, record.file_name, follow_symlinks=follow_symlinks)
+    return read_on_canvas(path, record, index.padding, allow_truncated=allow_truncated)
+
+
+def read_on_canvas(
+    path: Path, record: ImageRecord, padding: tuple[int, int], *, allow_truncated: bool = False
+) -> np.ndarray:
+    """As `read_canvas`, for the file of a record."""
     canvas = (record.width, record.height)
-    bare = (canvas[0] // index.padding[0], canvas[1] // index.padding[1])
-    if index.padding == NO_PADDING or image_size(path)[:2] == canvas:
+    bare = (canvas[0] // padding[0], canvas[1] // padding[1])
+    if padding == NO_PADDING or image_size(path)[:2] == canvas:
         return read_image(path, size=canvas, allow_truncated=allow_truncated)
-    return pad_image(read_image(path, size=bare, allow_truncated=allow_truncated), index.padding)
+    return pad_image(read_image(path, size=bare, allow_truncated=allow_truncated), padding)
 
 
 def write_padded(

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import torch
 
-from sptcore.data.images import find_image, read_image
+from sptcore.data.padding import NO_PADDING, image_mask, read_canvas
 from sptcore.data.rasterize import touch_mask
 from sptcore.data.records import DatasetIndex, ImageRecord
 from sptcore.errors import DataError
 from sptcore.labels.geometry import whole_image
-from sptcore.labels.transform import labels_for
 from sptcore.models.config import STRIDES
 from sptcore.models.variants import AnyBackboneConfig, find_backbone
 from sptcore.profiling.macs import DetectorShape, spa_places
@@ -55,10 +54,9 @@ def measured_selection(
     normalise.to(device)
     counts: list[BlockCounts] = []
     for record in track(_first(index, limit), progress, "measuring the select ratio"):
-        path = find_image(index.image_root, record.file_name, follow_symlinks=follow_symlinks)
-        image = read_image(path, size=(record.width, record.height), allow_truncated=allow_truncated)
-        geometry = whole_image(record.width, record.height, size)
-        frame = (geometry.out[1], geometry.out[0])
+        image = read_canvas(index, record, allow_truncated=allow_truncated, follow_symlinks=follow_symlinks)
+        geometry = whole_image(record.width, record.height, size, index.padding)
+        frame = (geometry.frame[1], geometry.frame[0])
         pixels = torch.from_numpy(geometry.padded(image)).to(device).unsqueeze(0)
         features = backbone(normalise(pixels, [frame]), torch.tensor([frame]))
         counts = add_counts(counts, block_counts(features, None))
@@ -77,8 +75,9 @@ def label_selection(
     strides = sorted({STRIDES[stage - 1] for stage, _ in spa_places(config)})
     positive, tokens = dict.fromkeys(strides, 0), dict.fromkeys(strides, 0)
     for record in track(_first(index, limit), progress, "reading labels"):
-        geometry = whole_image(record.width, record.height, size)
-        for stride, grid in labels_for(touch_mask(record), geometry.affine, geometry.out, strides).items():
+        geometry = whole_image(record.width, record.height, size, index.padding)
+        mask = touch_mask(record) if index.padding == NO_PADDING else image_mask(record, index.padding)
+        for stride, grid in geometry.labels(mask, strides).items():
             positive[stride] += int(grid.sum())
             tokens[stride] += grid.size
     by_stage = [STRIDES[stage - 1] for stage, _ in spa_places(config)]

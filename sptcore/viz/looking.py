@@ -7,18 +7,26 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
+from sptcore.data.padding import NO_PADDING
 from sptcore.errors import UsageError
 from sptcore.labels.geometry import Geometry, whole_image
-from sptcore.labels.transform import labels_for
 from sptcore.models.variants import find_backbone
 from sptcore.runs.models import LoadedModel
 from sptcore.tasks.pixels import Normalise
 from sptcore.viz.heatmap import Layer
 
 
-def frame_of(loaded: LoadedModel, image: np.ndarray, resolution: tuple[int, int] | None = None) -> Geometry:
-    """How `image` (H, W, 3) is fitted into `resolution`, by default the one the model was trained for."""
-    return whole_image(image.shape[1], image.shape[0], resolution or loaded.spec.resolution)
+def frame_of(
+    loaded: LoadedModel,
+    image: np.ndarray,
+    resolution: tuple[int, int] | None = None,
+    padding: tuple[int, int] = NO_PADDING,
+) -> Geometry:
+    """How `image` (H, W, 3) is fitted into `resolution`, by default the one the model was trained for.
+
+    `padding`: columns and rows of the canvas the image lies on.
+    """
+    return whole_image(image.shape[1], image.shape[0], resolution or loaded.spec.resolution, padding)
 
 
 @torch.inference_mode()
@@ -31,7 +39,7 @@ def look(loaded: LoadedModel, image: np.ndarray, geometry: Geometry, mask: np.nd
     backbone = find_backbone(loaded.model)
     if backbone.config.selector == "ground_truth" and mask is None:
         raise UsageError("this model selects by labels", hint="show it a data set, not a lone image")
-    width, height = geometry.out
+    width, height = geometry.frame
     device = next(backbone.parameters()).device
     padded = torch.from_numpy(geometry.padded(image)).to(device).unsqueeze(0)
     pixels = Normalise().to(device)(padded, [(height, width)])
@@ -45,7 +53,7 @@ def look(loaded: LoadedModel, image: np.ndarray, geometry: Geometry, mask: np.nd
 
 def label_grids(mask: np.ndarray, geometry: Geometry, strides: Iterable[int]) -> dict[int, np.ndarray]:
     """The selection labels of an object mask (H, W) in the frame of the network, by stride."""
-    return labels_for(mask, geometry.affine, geometry.out, strides)
+    return geometry.labels(mask, strides)
 
 
 def label_layers(layers: Iterable[Layer], mask: np.ndarray, geometry: Geometry) -> list[Layer]:

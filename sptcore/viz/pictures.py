@@ -13,6 +13,7 @@ import numpy as np
 
 from sptcore.data.images import find_image, read_image
 from sptcore.data.locate import open_index
+from sptcore.data.padding import NO_PADDING, image_mask, read_on_canvas
 from sptcore.data.rasterize import touch_mask
 from sptcore.data.records import ImageRecord
 from sptcore.errors import DataError
@@ -36,21 +37,25 @@ class Reading:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file, with its record where it belongs to a data set."""
+    """An image file, with its record where it belongs to a data set; `padding`: columns and rows of its canvas."""
 
     path: Path
     record: ImageRecord | None = None
     allow_truncated: bool = False
+    padding: tuple[int, int] = NO_PADDING
 
     @cached_property
     def pixels(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB. Raises DataError for a file that is missing, broken or not of its annotation's size."""
-        size = None if self.record is None else (self.record.width, self.record.height)
-        return read_image(self.path, size=size, allow_truncated=self.allow_truncated)
+        if self.record is None:
+            return read_image(self.path, allow_truncated=self.allow_truncated)
+        return read_on_canvas(self.path, self.record, self.padding, allow_truncated=self.allow_truncated)
 
     def object_mask(self) -> np.ndarray | None:
         """(H, W) uint8: the pixels that selection labels are made from; None for an image without annotations."""
-        return None if self.record is None else touch_mask(self.record)
+        if self.record is None:
+            return None
+        return touch_mask(self.record) if self.padding == NO_PADDING else image_mask(self.record, self.padding)
 
 
 def find_pictures(source: str, reading: Reading, *, limit: int | None = None) -> list[Picture]:
@@ -96,6 +101,7 @@ def _of_data(source: str, reading: Reading, limit: int | None) -> list[Picture]:
             find_image(index.image_root, record.file_name, follow_symlinks=reading.follow_symlinks),
             record,
             reading.allow_truncated,
+            index.padding,
         )
         for record in index.records[:limit]
     ]

@@ -101,7 +101,7 @@ def see(
 
 def _see(picture: Picture, watchers: Sequence[Watcher], wanted: Look) -> Seen:
     mask = picture.object_mask()
-    geometries = [frame_of(one.loaded, picture.pixels, wanted.resolution) for one in watchers]
+    geometries = [frame_of(one.loaded, picture.pixels, wanted.resolution, picture.padding) for one in watchers]
     layers = tuple(
         look(one.loaded, picture.pixels, geometry, mask) for one, geometry in zip(watchers, geometries, strict=True)
     )
