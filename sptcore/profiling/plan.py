@@ -127,9 +127,10 @@ def _own_data(run: Run) -> DataChoice:
 
 
 def rival_of(models: Sequence[str], weights: str | None) -> tuple[str, ...]:
-    """The models beside trained weights when none was named: the Swin of their size, where it has a name."""
+    """The models beside trained weights when none was named: the Swin or ViT of their size, if there is one."""
     if weights is None:
         return tuple(models)
-    variant = open_weights(weights).info.model.get("variant", "")
-    rival = f"swin-{str(variant).rpartition('-')[2]}"
+    variant = str(open_weights(weights).info.model.get("variant", ""))
+    body = "vit" if variant in VARIANTS and VARIANTS[variant].is_plain else "swin"
+    rival = f"{body}-{variant.rpartition('-')[2]}"
     return (rival,) if rival in VARIANTS and rival != variant else ()

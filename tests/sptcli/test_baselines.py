@@ -25,6 +25,7 @@ def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.Tem
     folder, model = tmp_path_factory.mktemp("runs") / "run", f"{request.param}-nano"
     ran = spt("train", "--data", data, "--preset", "sample", "--model", model, *QUICK, "--run-dir", folder)
     assert ran.code == 0, ran.err
+    assert ("upper bound" in ran.err) == request.param.endswith("-gt")
     return Run(folder)
 
 
@@ -78,10 +79,15 @@ def test_trained_weights_are_profiled_beside_swin(run: Run) -> None:
     assert ran.document["miscounted"] == []
 
 
-def test_an_upper_bound_is_told_wherever_its_figures_are_shown(run: Run, data: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of SPT to compare with."""
+    return tiny_run(tmp_path_factory.mktemp("runs") / "plain", data, max_steps=1).run.home
+
+
+def test_an_upper_bound_is_told_wherever_its_figures_are_shown(run: Run, plain: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert spt("report", run.home, "--out", page, "--images", "1").code == 0
-    plain = tiny_run(tmp_path / "plain", data, max_steps=1).run.home
     compared = spt("compare", run.home, plain)
     assert compared.code == 0, compared.err
     profiled = spt("profile", "--model", f"{family(run)}-nano", "--res", "64x64", "--no-latency", "--ratio", "0.5")

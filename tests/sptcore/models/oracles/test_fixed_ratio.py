@@ -233,3 +233,16 @@ def test_an_empty_batch_gives_zero_gradients():
     assert gradients
     assert all(one is not None and not one.any() for one in gradients.values())
     assert model.stages[2].blocks[0].mlp.fc1.weight.grad.any()
+
+
+def test_bfloat16_is_near_and_gradients_stay_finite():
+    model = randomise(HierarchicalBackbone(small_config(attention="window_gather", selector="random"))).train()
+    images = tokens(2, 3, 96, 130)
+    torch.manual_seed(1)
+    exact = model(images).maps["3"]
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(images).maps["3"]
+    assert_same(rounded.float(), exact, tolerance=0.05)
+    rounded.float().pow(3).mean().backward()
+    assert all(one.grad is None or one.grad.isfinite().all() for one in model.parameters())
