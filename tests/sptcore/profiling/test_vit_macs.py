@@ -1,0 +1,91 @@
+"""MACs of plain ViTs: the formula is what runs, in evaluation and in training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torchvision.models import vit_b_16
+
+from sptcore.models.variants import build_backbone
+from sptcore.profiling.counted import count_backbone, count_heads, count_macs
+from sptcore.profiling.forced import blob_masks, forced_selection
+from sptcore.profiling.macs import DetectorShape, backbone_macs, detector_macs, group_costs, total
+from sptcore.tasks.base import block_counts
+from sptcore.tasks.detector import HEADS, build_detector
+
+SIZE = (200, 152)  # 13 x 10 tokens
+
+
+def formula(config, batch=2, *, training=False, **counts):
+    stages = backbone_macs(config, *SIZE, config.fixed_ratios or 1.0, batch, training=training, **counts)
+    return total(stages)[0]
+
+
+@pytest.mark.parametrize("family", ["vit", "dynamicvit", "evit"])
+def test_what_runs_in_evaluation_is_what_the_formula_says(family):
+    backbone = build_backbone(f"{family}-nano").eval()
+    found = count_backbone(backbone, torch.randn(2, 3, *SIZE))
+    assert found.macs == formula(backbone.config)
+    costs = [cost for stage in backbone_macs(backbone.config, *SIZE, backbone.config.fixed_ratios or 1.0, 2)
+             for cost in stage.costs]  # fmt: skip
+    blocks = group_costs((cost for cost in costs if cost.block), "block")
+    assert len(blocks) == 6
+    assert found.by_module["patch_embed"] + sum(actual for actual, _ in blocks.values()) == found.macs
+
+
+def test_ratios_of_selection_by_labels_are_counted_exactly():
+    backbone = build_backbone("vit-gt-nano").eval()
+    generator = torch.Generator().manual_seed(0)
+    masks = [blob_masks(3, (13, 10), [0.1 * block, 0.5, 0.0], generator) for block in range(6)]
+    found = count_backbone(backbone, torch.randn(3, 3, *SIZE), masks)
+    counts = [mask.flatten(1).sum(1).tolist() for mask in masks]
+    assert found.macs == formula(backbone.config, 3, counts=counts)
+    assert found.macs < formula(backbone.config, 3)
+
+
+@pytest.mark.parametrize("family", ["vit", "dynamicvit", "evit"])
+def test_training_costs_more_only_where_every_token_is_computed(family):
+    backbone = build_backbone(f"{family}-nano").train()
+    images = torch.randn(2, 3, *SIZE)
+    assert count_macs(lambda: backbone(images)).macs == formula(backbone.config, training=True)
+    more = formula(backbone.config, training=True) > formula(backbone.config)
+    assert more == (family == "dynamicvit")
+
+
+@pytest.mark.parametrize("keep_rate", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("fuse_token", [True, False])
+def test_tokens_counted_on_the_grid_tell_what_evit_ran_on(keep_rate, fuse_token):
+    """A fused token that stays has no place on the grid; the formula knows of it."""
+    backbone = build_backbone("evit-nano", keep_rate=keep_rate, fuse_token=fuse_token).eval()
+    image = torch.randn(1, 3, *SIZE)
+    with torch.no_grad():
+        counts = [[one.selected] for one in block_counts(backbone(image), None)]
+    assert count_backbone(backbone, image).macs == formula(backbone.config, 1, counts=counts)
+
+
+@pytest.mark.parametrize("family", ["dynamicvit", "evit"])
+def test_the_number_of_tokens_of_a_pruned_vit_is_its_own(family):
+    backbone = build_backbone(f"{family}-nano")
+    masks = [torch.ones(1, 4, 4).bool()] * 2
+    with pytest.raises(ValueError, match="keep rate"), forced_selection(backbone, masks):
+        raise AssertionError("not reached")
+
+
+def test_torchvisions_vit_counts_the_same():
+    with torch.device("meta"):
+        network, image = vit_b_16().eval(), torch.empty(1, 3, 224, 224)
+    with torch.no_grad():
+        found = count_macs(lambda: network(image)).macs
+    assert found - 768 * 1000 == total(backbone_macs(build_backbone("vit-b").config, 224, 224))[0]
+
+
+@pytest.mark.parametrize("heads", ["standard", "small"])
+def test_the_simple_pyramid_counts_as_the_formula_says(heads):
+    shape = DetectorShape(HEADS[heads], categories=7)
+    backbone = build_backbone("vit-nano")
+    detector = build_detector(backbone, shape.heads, classes=7, masks=True)
+    expected = group_costs(detector_macs(backbone.config, 320, 500, batch=2, shape=shape), "part")
+    found = count_heads(detector, shape, torch.empty(2, 3, 320, 500, device="meta"))
+    assert {part: one.macs for part, one in found.items()} == {
+        part: actual for part, (actual, _) in expected.items() if part != "backbone"
+    }
