@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sptcore.errors import DataError, EnvironmentFault, IntegrityError, UsageError
+from sptcore.models.classifier import Classifier
 from sptcore.models.variants import find_backbone
 from sptcore.models.weights import load_foreign
 from sptcore.runs import load_weights
 from sptcore.tasks.base import ModelSpec
 
 IMAGENET = "imagenet"
+_OF_CLASSES = re.compile(r"_predictor\.|^head\.")
 
 
 def starts_from_swin(init: str) -> bool:
@@ -30,8 +33,8 @@ def load_initial(model: nn.Module, spec: ModelSpec, init: str) -> str:
 
     A file of ours (heads whose shape follows the classes stay fresh when the classes differ), a file with the state
     dict of a Swin or a ViT for the backbone, or "imagenet": torchvision's of the same size, fetched on first use into
-    torch's cache. Raises DataError, IntegrityError or EnvironmentFault for weights that are missing, damaged or of
-    another architecture, or out of reach.
+    torch's cache. A classifier takes the file's head too where the number of classes is the same. Raises DataError,
+    IntegrityError or EnvironmentFault for weights that are missing, damaged or of another architecture, or out of reach.
     """
     path = Path(init)
     if init != IMAGENET and path.suffix == ".safetensors" and _is_ours(path):
@@ -40,7 +43,24 @@ def load_initial(model: nn.Module, spec: ModelSpec, init: str) -> str:
     report = load_foreign(find_backbone(model), state)
     return (
         f"backbone from {init}: {len(report.missing)} parameters stay fresh (gates, norms), {len(report.unused)} unused"
+        f"{_load_head(model, state)}"
     )
+
+
+@torch.no_grad()
+def _load_head(model: nn.Module, state: dict[str, Tensor]) -> str:
+    """Fill a classifier's head from another tool's where the classes are as many; what to say of it."""
+    if not isinstance(model, Classifier):
+        return ""
+    theirs = {name: state.get(f"head.{name}", state.get(f"heads.head.{name}")) for name in ("weight", "bias")}
+    weight, bias = theirs["weight"], theirs["bias"]
+    if weight is None or bias is None:
+        return "; the head stays fresh, the file has none"
+    if weight.shape != model.head.weight.shape:
+        return f"; the head stays fresh: {len(weight)} classes there, {model.head.out_features} here"
+    model.head.weight.copy_(weight)
+    model.head.bias.copy_(bias)
+    return f"; the head of {len(weight)} classes with it"
 
 
 def _is_ours(path: Path) -> bool:
@@ -57,7 +77,7 @@ def _load_ours(model: nn.Module, spec: ModelSpec, path: Path) -> str:
     tensors, info = load_weights(path)
     ours = model.state_dict()
     same_classes = info.model.get("categories") == [list(pair) for pair in spec.categories]
-    fresh = [name for name in ours if not same_classes and "_predictor." in name]
+    fresh = [name for name in ours if not same_classes and _OF_CLASSES.search(name)]
     kept = [name for name in ours if name not in fresh]
     wrong = [name for name in kept if name not in tensors or tensors[name].shape != ours[name].shape]
     if wrong:
