@@ -34,7 +34,7 @@ def load_initial(model: nn.Module, spec: ModelSpec, init: str) -> str:
     A file of ours (heads whose shape follows the classes stay fresh when the classes differ), a file with the state
     dict of a Swin or a ViT for the backbone, or "imagenet": torchvision's of the same size, fetched on first use into
     torch's cache. A classifier takes the file's head too where the number of classes is the same. Raises DataError,
-    IntegrityError or EnvironmentFault for weights that are missing, damaged or of another architecture, or out of reach.
+    IntegrityError or EnvironmentFault for weights that are missing, damaged, of another architecture or out of reach.
     """
     path = Path(init)
     if init != IMAGENET and path.suffix == ".safetensors" and _is_ours(path):
