@@ -19,18 +19,18 @@ from sptcore.ops.windows import window_order
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """The cells of the gathered windows: `filled` (A, M*M) bool, those that are attended to; `pads` (A, M*M) bool, the
-    pad cells among them, zero tokens; `regions` (A, M*M): Swin's region of each. None where all cells are alike.
+    """The cells of the gathered windows: `filled` (A, M*M) bool, those that are attended to (None: all); `pads`
+    (A, M*M) bool, the pad cells among them, zero tokens (None: none); `regions` (A, M*M): Swin's region of each (None:
+    one).
     """
 
-    filled: Tensor
+    filled: Tensor | None
     pads: Tensor | None
     regions: Tensor | None
 
     def rows(self, first: int, last: int) -> _Cells:
         """Those of a run of windows."""
-        parts = (None if one is None else one[first:last] for one in (self.pads, self.regions))
-        return _Cells(self.filled[first:last], *parts)
+        return _Cells(*(None if one is None else one[first:last] for one in (self.filled, self.pads, self.regions)))
 
 
 class WindowGatherAttention(WindowAttention):
@@ -62,21 +62,24 @@ class WindowGatherAttention(WindowAttention):
             qkv = qkv + cells.pads.unsqueeze(-1) * self.qkv.bias.to(qkv.dtype)
         scores = self._scores(cells, qkv.dtype)
         attended = unpack(self._attend(qkv, scores), packing)
-        return (
-            attended if packing.num_containers else attended + scores.sum()
-        )  # torch gives no gradient to an empty mask
+        if not packing.num_containers:
+            attended = attended + scores.sum()  # nothing, but torch hands no gradient to a mask of no window
+        return attended
 
     def _scores(self, cells: _Cells, dtype: torch.dtype) -> Tensor:
         """Position biases, -inf for keys that are empty or of another region: (A, h, M*M, M*M).
 
-        An empty cell sees itself, so that no row of the softmax is without a key; nobody reads what comes of it.
+        An empty cell sees itself, so that no row of the softmax is without a key; nobody reads what comes of it. One
+        for all windows, (1, h, M*M, M*M), where nothing is closed.
         """
-        closed = ~cells.filled.unsqueeze(-2) & ~torch.eye(
-            cells.filled.shape[1], dtype=torch.bool, device=cells.filled.device
-        )
+        scores = self._bias(dtype)
+        if cells.filled is not None:
+            itself = torch.eye(cells.filled.shape[1], dtype=torch.bool, device=cells.filled.device)
+            scores = scores.masked_fill(~(cells.filled[:, None, None, :] | itself), -math.inf)
         if cells.regions is not None:
-            closed = closed | (cells.regions.unsqueeze(-1) != cells.regions.unsqueeze(-2))
-        return self._bias(dtype).masked_fill(closed.unsqueeze(1), -math.inf)
+            closed = cells.regions[:, None, :, None] != cells.regions[:, None, None, :]
+            scores = scores.masked_fill(closed, -math.inf)
+        return scores
 
 
 def _cells_of(packing: Packing, valid: Tensor) -> _Cells:
@@ -85,6 +88,8 @@ def _cells_of(packing: Packing, valid: Tensor) -> _Cells:
     order = window_order(
         height, width, window_size=packing.window_size, shift_size=packing.shift_size, device=valid.device
     )
+    if packing.contiguous and not order.is_shifted:
+        return _Cells(None, None, None)
     filled = torch.zeros(packing.num_containers * length, dtype=torch.bool, device=valid.device)
     filled = filled.index_fill_(0, packing.slot, True).view(-1, length)
     first = packing.cu_seqlens[:-1].long()  # the first token of each window
