@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from sptcore.plans.folder import Folder
@@ -18,21 +19,23 @@ def draw_pictures(
 
     One figure an image: the image, what its labels are, and the sum of all blocks' selections of each row in order.
     """
-    from sptcore.viz.job import Output, viz_selection
+    from sptcore.runs.device import pick_device
+    from sptcore.viz.job import output_paths, save_figure
     from sptcore.viz.pictures import Reading, find_pictures
-    from sptcore.viz.selection import Look
+    from sptcore.viz.selection import Look, open_watchers, see
 
     drawn = {}
     for name, ready in sets.items() if plan.pictures else ():
-        homes = [
-            folder.run_home(row.key, 0) for row in plan.rows_at(scale) if row.data == name and _selects(folder, row.key)
-        ]
-        if not homes:
+        rows = [row.key for row in plan.rows_at(scale) if row.data == name and _selects(folder, row.key)]
+        if not rows:
             continue
-        weights = [str(home / "weights" / "last.safetensors") for home in homes]
+        weights = [str(folder.run_home(row, 0) / "weights" / "last.safetensors") for row in rows]
+        opened = zip(open_watchers(weights, pick_device(device)), rows, strict=True)
+        watchers = [replace(watcher, name=row) for watcher, row in opened]
         some = find_pictures(ready.data, Reading(split="val", format=ready.format), limit=plan.pictures)
         out = folder.home / "pictures" / name
-        viz_selection(some, weights, Look(labels=True), Output(out), device=device, progress=progress)
+        for seen, path in zip(see(some, watchers, Look(labels=True), progress), output_paths(some, out), strict=True):
+            save_figure(seen.figure, path)
         drawn[f"pictures of {name}"] = out
     return drawn
 
