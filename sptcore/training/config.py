@@ -143,6 +143,10 @@ class TrainConfig(BaseModel):
     )
 
     init: str = _setting("none", "starting weights: none, imagenet (torchvision's Swin), or a file (ours, or a Swin's)")
+    teacher: str | None = _setting(
+        None, "a trained dense model (run folder or weights file) whose tokens and logits are imitated too"
+    )
+    distill_weight: float = _setting(0.5, "weight of the teacher's two losses", ge=0)
     seed: int = _setting(0, "seed of everything random", ge=0)
     deterministic: bool = _setting(False, "only deterministic algorithms, also on CUDA")
     checkpoint_activations: bool = _setting(

@@ -19,6 +19,7 @@ from sptcore.runs import MetricsLog, Run, latest_checkpoint, save_checkpoint, sa
 from sptcore.runs.device import pick_device
 from sptcore.tasks.base import Batch
 from sptcore.training.config import TrainConfig, parse_interval, read_config
+from sptcore.training.distill import load_teacher
 from sptcore.training.distributed import ALONE, Group
 from sptcore.training.evaluate import Evaluation, Interrupted, Running, evaluate_model
 from sptcore.training.loading import BatchLoader, default_workers
@@ -111,7 +112,8 @@ class Trainer:
         model = build_model(prepared.task, prepared.spec, config, progress).to(self.device)
         average = AveragedWeights(model, config.ema) if config.ema else None
         self.state = TrainState(model, build_optimizer(model, config), average, make_scaler(config, device))
-        self.take_step = Stepper(config, prepared.task, group.wrap(model, self.device), self.device, group)
+        teacher = load_teacher(config, model, prepared.spec, self.device)
+        self.take_step = Stepper(config, prepared.task, group.wrap(model, self.device), self.device, group, teacher)
         images = config.batch * config.accum
         self.sampler = EpochSampler(len(prepared.train), images, config.seed, rank=group.rank, world=group.world)
         self.images_per_step = images * group.world

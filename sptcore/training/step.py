@@ -13,6 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from sptcore.tasks.base import Batch, BlockCounts, Outcome, Task, add_counts, block_counts
 from sptcore.training.config import TrainConfig
+from sptcore.training.distill import Teacher
 from sptcore.training.distributed import Group
 from sptcore.training.mixing import mixed
 from sptcore.training.sampler import step_seed
@@ -38,13 +39,17 @@ class StepResult:
 
 @dataclass(frozen=True, eq=False)
 class Stepper:
-    """Takes steps. `forward_model` is the model, or its wrapper that averages gradients over processes."""
+    """Takes steps. `forward_model` is the model, or its wrapper that averages gradients over processes.
+
+    `teacher`: who adds the losses of distillation, where there is one.
+    """
 
     config: TrainConfig
     task: Task
     forward_model: nn.Module
     device: torch.device
     group: Group
+    teacher: Teacher | None = None
 
     def __call__(self, state: TrainState, batches: Sequence[Batch]) -> StepResult:
         """One step on the mean loss of `batches`; left out, and said so in the result, when that is not finite."""
@@ -100,7 +105,8 @@ class Stepper:
     def _forward(self, batch: Batch) -> Outcome:
         dtype = amp_dtype(self.config, self.device)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            return self.task.outcome(self.forward_model, batch, select_loss_weight=self.config.select_loss_weight)
+            outcome = self.task.outcome(self.forward_model, batch, select_loss_weight=self.config.select_loss_weight)
+            return outcome if self.teacher is None else self.teacher.teach(outcome, batch)
 
     def _shared(self, outcome: Outcome) -> dict[str, float]:
         """The loss and its parts, summed over processes, so that all of them see the same and act alike."""

@@ -11,6 +11,7 @@ from sptcore.models.bodies import apply_schedule
 from sptcore.progress import SILENT, Progress
 from sptcore.runs.device import pick_device
 from sptcore.training.config import TrainConfig
+from sptcore.training.distill import load_teacher
 from sptcore.training.distributed import ALONE
 from sptcore.training.loading import BatchLoader
 from sptcore.training.optim import base_lr, build_optimizer, lr_factor, set_lr
@@ -48,7 +49,8 @@ def _try(config: TrainConfig, device: torch.device, progress: Progress) -> Trial
     prepared = prepare(config, progress)
     model = build_model(prepared.task, prepared.spec, config, progress).to(device)
     state = TrainState(model, build_optimizer(model, config), scaler=make_scaler(config, device))
-    step = Stepper(config, prepared.task, model, device, ALONE)
+    teacher = load_teacher(config, model, prepared.spec, device)
+    step = Stepper(config, prepared.task, model, device, ALONE, teacher)
     sampler = EpochSampler(len(prepared.train), config.batch, config.seed)
     dealt = EpochSampler(len(prepared.train), config.batch * config.accum, world=config.world)
     steps_per_epoch = dealt.steps_per_epoch
