@@ -28,6 +28,19 @@ def test_groups_follow_the_recipe() -> None:
     assert of["patch_embed.proj.weight"] == (1, 0.05)
 
 
+def test_tables_and_norms_of_the_baselines_do_not_decay() -> None:
+    of = {}
+    for name in ("dynamicswin-nano", "dat-nano"):
+        groups = param_groups(build_backbone(name), weight_decay=0.05, gate_lr_mult=20)
+        of |= {name: (group["lr_mult"], group["weight_decay"]) for group in groups for name in group["names"]}
+    block = "stages.2.blocks.1"
+    for name in ("selector.predictor.norm.weight", "fast.norm.bias", "attn.offsets.norm.weight"):
+        assert of[f"{block}.{name}"] == (1, 0.0)
+    assert of[f"{block}.attn.relative_position_bias_table"] == (1, 0.0)
+    for name in ("selector.predictor.view.weight", "fast.fc.weight", "attn.offsets.conv.weight"):
+        assert of[f"{block}.{name}"] == (1, 0.05)
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model = torch.nn.Linear(2, 2)
     model.bias.requires_grad_(False)
