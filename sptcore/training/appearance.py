@@ -105,11 +105,11 @@ _MOVING: dict[str, tuple[Operation, Strength]] = {
     "shear x": (lambda picture, by: _affine(picture, (1, by, 0, 0, 1, 0)), lambda m, *_: 0.3 * m),
     "shear y": (lambda picture, by: _affine(picture, (1, 0, 0, by, 1, 0)), lambda m, *_: 0.3 * m),
     "translate x": (
-        lambda picture, by: _affine(picture, (1, 0, int(by), 0, 1, 0)),
+        lambda picture, by: _affine(picture, (1, 0, -int(by), 0, 1, 0)),
         lambda m, width, _: 150 / 331 * width * m,
     ),
     "translate y": (
-        lambda picture, by: _affine(picture, (1, 0, 0, 0, 1, int(by))),
+        lambda picture, by: _affine(picture, (1, 0, 0, 0, 1, -int(by))),
         lambda m, _, height: 150 / 331 * height * m,
     ),
     "rotate": (_rotate, lambda m, *_: 30 * m),
