@@ -9,6 +9,7 @@ from sptcore.models.attention import ATTENTIONS
 from sptcore.models.backbone import HierarchicalBackbone
 from sptcore.models.block import Block
 from sptcore.models.config import BackboneConfig
+from sptcore.models.recompute import recompute_blocks
 from sptcore.models.selectors import SELECTORS, TokenContext
 from sptcore.ops.windows import window_order
 from tests.support.networks import (
@@ -246,3 +247,20 @@ def test_bfloat16_is_near_and_gradients_stay_finite():
     assert_same(rounded.float(), exact, tolerance=0.05)
     rounded.float().pow(3).mean().backward()
     assert all(one.grad is None or one.grad.isfinite().all() for one in model.parameters())
+
+
+@pytest.mark.parametrize("selector", ["topk_windows", "random"])
+def test_recomputed_blocks_select_the_same(selector):
+    """Activation checkpointing: what a stage remembers and what is drawn are the same the second time."""
+
+    def gradients(recomputed):
+        model = randomise(HierarchicalBackbone(small_config(attention="window_gather", selector=selector))).train()
+        recompute_blocks(model, recomputed)
+        torch.manual_seed(1)
+        features = model(tokens(2, 3, 128, 160))
+        sum(value.pow(3).mean() for value in features.maps.values()).backward()
+        return {name: one.grad for name, one in model.named_parameters()}
+
+    kept, again = gradients(False), gradients(True)
+    for name, gradient in kept.items():
+        assert torch.equal(gradient, again[name]), name
