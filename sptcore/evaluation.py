@@ -17,8 +17,8 @@ from sptcore.data.rasterize import is_below, object_ratio
 from sptcore.data.records import DatasetIndex
 from sptcore.errors import DataError, IntegrityError, UsageError, did_you_mean
 from sptcore.labels.build import SOURCES
-from sptcore.models.config import BackboneConfig
 from sptcore.models.selectors import FIXED_RATIO
+from sptcore.models.variants import AnyBackboneConfig
 from sptcore.profiling.macs import backbone_macs
 from sptcore.progress import SILENT, Progress
 from sptcore.runs import Run
@@ -250,7 +250,7 @@ def _check_task(task: Task, index: DatasetIndex, settings: EvaluationSettings) -
     check_serves(task, index)
 
 
-def _backbone_changes(backbone: BackboneConfig, settings: EvaluationSettings) -> dict[str, Any]:
+def _backbone_changes(backbone: AnyBackboneConfig, settings: EvaluationSettings) -> dict[str, Any]:
     """Settings of the backbone that evaluation replaces."""
     changes: dict[str, Any] = {}
     if settings.gt_selection and settings.select_ratio is not None:
@@ -266,6 +266,9 @@ def _backbone_changes(backbone: BackboneConfig, settings: EvaluationSettings) ->
         raise UsageError(
             "this model selects no tokens, so there is nothing to change about it", where=", ".join(changes)
         )
+    if backbone.is_plain and (settings.packing is not None or (changes and backbone.fixed_ratios)):
+        message = "a ViT packs whole images and prunes by its own keep rate, so there is nothing to change about it"
+        raise UsageError(message, where=", ".join(changes))
     if settings.select_ratio is not None and not (backbone.uses_gates or backbone.selector in FIXED_RATIO):
         raise UsageError("--select-ratio needs the scores of gates, which this model has not")
     return changes
@@ -350,7 +353,7 @@ def _lies_in(pixels: int, total: int, low: float, high: float) -> bool:
     return below_high and not is_below(pixels, total, Fraction(str(low)))
 
 
-def macs_spent(backbone: BackboneConfig, tokens: Sequence[ImageTokens]) -> MacsSpent | None:
+def macs_spent(backbone: AnyBackboneConfig, tokens: Sequence[ImageTokens]) -> MacsSpent | None:
     """Mean MACs of the backbone over images (Eq. 7 to 9); None for a backbone that selects nothing."""
     if not tokens:
         return None

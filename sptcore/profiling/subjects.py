@@ -142,7 +142,7 @@ class Case:
         """What the block at `place` selects: tokens, or windows where its selector takes these whole."""
         config, (stage, block) = self.built.subject.config, place
         grid = stage_grids(*self.setting.padded)[stage - 1]
-        if config.selector != "topk_windows":
+        if isinstance(config, ViTConfig) or config.selector != "topk_windows":
             return blob_masks(self.setting.batch, grid, ratio, generator)
         shift_size = shift_of(config, block)
         return window_masks(
@@ -157,7 +157,7 @@ class Case:
     def _windows(self) -> list[list[int]] | None:
         """The windows in which each block's mask lies, where blocks attend in windows."""
         config = self.built.subject.config
-        if config.attention != "window_gather":
+        if isinstance(config, ViTConfig) or config.attention != "window_gather":
             return None
         return [
             active_windows(mask, window_size=config.window_size, shift_size=shift_of(config, block))

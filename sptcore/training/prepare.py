@@ -13,10 +13,10 @@ from sptcore.data.records import DatasetIndex
 from sptcore.errors import DataError, UsageError
 from sptcore.labels.build import SOURCES, ensure_labels
 from sptcore.labels.store import LabelStore
-from sptcore.models.config import STRIDES, BackboneConfig
+from sptcore.models.config import STRIDES
 from sptcore.models.recompute import recompute_blocks
 from sptcore.models.selectors import bound_note
-from sptcore.models.variants import backbone_config
+from sptcore.models.variants import AnyBackboneConfig, backbone_config
 from sptcore.progress import SILENT, Progress
 from sptcore.tasks import TASKS
 from sptcore.tasks.base import ModelSpec, Task
@@ -167,7 +167,7 @@ def describe(config: TrainConfig, index: DatasetIndex) -> ModelSpec:
     )
 
 
-def label_strides(backbone: BackboneConfig) -> tuple[int, ...]:
+def label_strides(backbone: AnyBackboneConfig) -> tuple[int, ...]:
     """Strides whose labels the selection loss and the counts need: of s0 and of every stage with an SPA block."""
     stages = [stage for stage, blocks in enumerate(backbone.spa_blocks, start=1) if blocks]
     if backbone.entry_stage is not None:
