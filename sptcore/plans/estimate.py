@@ -109,7 +109,7 @@ def _row(request: Request, row: RowPlan, images: tuple[int, bool], speed: float)
     left = len(seeds) - finished
     per_epoch = -(-images[0] // (config.batch * config.accum))
     steps = min(config.epochs * per_epoch, config.max_steps or config.epochs * per_epoch)
-    seconds = steps * config.batch * config.accum * FORWARDS * macs / speed
+    seconds = steps * min(config.batch * config.accum, images[0]) * FORWARDS * macs / speed
     averaged = WEIGHT_BYTES if config.ema else 0
     per_param = CHECKPOINTS * (STATE_BYTES + averaged) + WEIGHTS * WEIGHT_BYTES + averaged
     return RowEstimate(

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import statistics
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,9 @@ SETS = {"small": {"origin": "sample", "split": "train", "images": {"train": 6, "
 
 def table(**runs: int) -> Table:
     """The miniature plan's table with so many seeds of each row; Swin selects nothing."""
+    selecting: dict[str, dict[str, Any]] = {"swin": {"blocks": []}, "spt": {}}
     outcomes = {
-        row: [outcome(seed, ap=0.2 + seed / 10, **({"blocks": []} if row == "swin" else {})) for seed in range(count)]
+        row: [outcome(seed, ap=0.2 + seed / 10, **selecting[row]) for seed in range(count)]
         for row, count in runs.items()
     }
     return tabulate(parse_plan(MINI, "mini"), "smoke", outcomes, SETS)
