@@ -105,7 +105,10 @@ def command(
     res: options.Res = None,
     epochs: Annotated[int | None, _option("--epochs", text="passes over the images", panel=RECIPE)] = None,
     max_steps: Annotated[int | None, _option("--max-steps", text="stop after so many steps", panel=RECIPE)] = None,
-    batch: Annotated[int | None, _option("--batch", text="images a forward pass", panel=RECIPE)] = None,
+    batch: Annotated[
+        int | None,
+        _option("--batch", text="images a forward pass, or auto", parser=parse_count, metavar="N", panel=RECIPE),
+    ] = None,
     accum: Annotated[int | None, _option("--accum", text="forward passes a step", panel=RECIPE)] = None,
     lr: Annotated[float | None, _option("--lr", text="learning rate of AdamW", panel=RECIPE)] = None,
     scale_lr: Annotated[
@@ -140,6 +143,9 @@ def command(
     bypass: Annotated[str | None, _option("--bypass", text="identity or proj", panel=SELECTION)] = None,
     ffn: Annotated[str | None, _option("--ffn", text="all or selected", panel=SELECTION)] = None,
     rpb: Annotated[str | None, _option("--rpb", text="spatial, slot or none", panel=SELECTION)] = None,
+    log: Annotated[
+        str | None, _option("--log", text="csv, or csv,tensorboard", metavar="KIND,..", panel=RUNNING)
+    ] = None,
     device: options.Device = "auto",
     devices: Annotated[
         str | None,
@@ -245,6 +251,8 @@ def _config(session: Session, run: Run | None) -> TrainConfig:
     values = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
     if values.get("workers") == -1:
         values["workers"] = None
+    if values.get("batch") == -1:  # a resumed run keeps the number that was found
+        values["batch"] = 0 if run is None else read_config(run.home / "config.toml").batch
     named = {key for key in values if session.explicit(key)}
     if "devices" in values:
         placed = _parse_devices(values["devices"], values.get("device", "auto"))

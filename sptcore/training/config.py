@@ -96,7 +96,7 @@ class TrainConfig(BaseModel):
 
     epochs: int = _setting(36, "passes over the training images", ge=1)
     max_steps: int | None = _setting(None, "stop after this many optimizer steps; the schedule stays", ge=1)
-    batch: int = _setting(2, "images a device and forward pass", ge=1)
+    batch: int = _setting(2, "images a device and forward pass; auto (0) tries how many fit into memory", ge=0)
     accum: int = _setting(1, "forward passes to sum before an optimizer step", ge=1)
     devices: int = _setting(1, "processes of a machine, each with its own batch and on CUDA its own GPU", ge=1)
     nodes: int = _setting(1, "machines that share a step, `devices` processes each", ge=1)
@@ -186,6 +186,11 @@ class TrainConfig(BaseModel):
         if min(value) < 32 or max(value) > 16384:
             raise ValueError("sides from 32 to 16384 pixels")
         return value
+
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _probed(cls, value: Any) -> Any:
+        return 0 if value == "auto" else value
 
     @field_validator("log", mode="before")
     @classmethod

@@ -17,7 +17,9 @@ from sptcore.models.bodies import apply_schedule
 from sptcore.progress import SILENT, Progress
 from sptcore.runs import MetricsLog, Run, latest_checkpoint, save_checkpoint, save_weights
 from sptcore.runs.device import pick_device
+from sptcore.runs.tensorboard import TensorBoardLog, require_tensorboard
 from sptcore.tasks.base import Batch
+from sptcore.training.autobatch import fitting_batch
 from sptcore.training.config import TrainConfig, parse_interval, read_config
 from sptcore.training.distill import load_teacher
 from sptcore.training.distributed import ALONE, Group
@@ -82,7 +84,13 @@ def make_trainer(
 
     Raises what is wrong with the settings, the data or the starting weights.
     """
-    return Trainer(config, prepare(config, progress), device or pick_device(config.device), group, progress)
+    if "tensorboard" in config.log:
+        require_tensorboard()
+    device, prepared = device or pick_device(config.device), prepare(config, progress)
+    if config.batch == 0:
+        batch = fitting_batch(config, prepared, device, group=group, progress=progress)
+        config = config.model_copy(update={"batch": batch})
+    return Trainer(config, prepared, device, group, progress)
 
 
 def check_resumable(config: TrainConfig, run: Run) -> None:
@@ -99,6 +107,7 @@ class Trainer:
 
     run: Run
     log: MetricsLog
+    board: TensorBoardLog | None = None
 
     def __init__(
         self, config: TrainConfig, prepared: Prepared, device: torch.device, group: Group, progress: Progress
@@ -136,6 +145,8 @@ class Trainer:
             self._resume()
         elif self.group.is_leader:
             write_atomically(run.home / "config.toml", self.config.to_toml())
+        if "tensorboard" in self.config.log and self.group.is_leader:
+            self.board = TensorBoardLog(run.home, step=self.state.step, rows=run.metrics())
         try:
             with fitting_threads(self.config.res, self.device), stop_requests(time_limit) as stop:
                 return self._train(stop)
@@ -239,7 +250,10 @@ class Trainer:
         step = self.state.step
         timing = {"seconds": round(seconds, 3), "img_per_s": round(images / max(seconds, 1e-9), 2)}
         epoch = step / self.sampler.steps_per_epoch
-        self.log.append({"step": step, "epoch": epoch, **values, **timing, "memory_mb": round(memory_mb(self.device))})
+        row = {"step": step, "epoch": epoch, **values, **timing, "memory_mb": round(memory_mb(self.device))}
+        self.log.append(row)
+        if self.board is not None:
+            self.board.append(row)
 
     def _warn(self, message: str) -> None:
         if self.group.is_leader:
@@ -324,6 +338,8 @@ class Trainer:
         if self.state.average is not None:
             self._save_weights("ema")
         self.log.write_csv()
+        if self.board is not None:
+            self.board.close()
         if self.evaluation is not None and cause is None:
             self.run.write_json("predictions.json", self.evaluation.results)
         self.run.log(f"stopped by {cause} at step {self.state.step}" if cause else f"done at step {self.state.step}")
