@@ -1,0 +1,65 @@
+"""Runs of pruned ViTs: what follows the run's progress follows it after a stop too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sptcore.runs import Run, new_run
+from sptcore.training.loop import fit
+from sptcore.training.step import Stepper
+from sptcore.training.trial import try_run
+from tests.support.training import STEPS, difference, final_state, mini_data, tiny_config, tiny_run
+
+MODELS = ("evit-nano", "dynamicvit-nano")
+
+
+class Crash(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mini_data(tmp_path_factory.mktemp("data") / "set")
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def whole(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nobody disturbed."""
+    return tiny_run(tmp_path_factory.mktemp("runs") / "whole", data, model=request.param, res="128x128").run
+
+
+def test_the_keep_rate_falls_with_the_steps(whole: Run) -> None:
+    ratios = [row["select_ratio.stage3"] for row in whole.metrics() if "loss" in row]
+    assert len(ratios) == STEPS
+    if whole.config["train"]["model"] == "evit-nano":
+        assert ratios[0] == 1  # before a thirtieth of the run
+        own = pytest.approx((0.7 + 0.49) / 2, abs=0.03)
+        assert 1 > ratios[1] > ratios[2] == own == ratios[3]  # a quarter of it; half and three quarters
+
+
+@pytest.mark.parametrize("crash_at", [1, 3])
+def test_a_run_that_crashed_ends_bit_for_bit_like_one_that_did_not(
+    crash_at: int, whole: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(data, model=whole.config["train"]["model"], res="128x128")
+    run = new_run("train", "tiny", folder=tmp_path / "run")
+    take = Stepper.__call__
+
+    def crash(self, state, batches):
+        if state.step == crash_at:
+            raise Crash
+        return take(self, state, batches)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stepper, "__call__", crash)
+        with pytest.raises(Crash):
+            fit(config, run)
+    fit(config, run, resume=True)
+    assert difference(final_state(whole), final_state(run)) is None
+
+
+def test_a_run_is_tried_at_the_keep_rate_it_begins_with(data: Path) -> None:
+    """Its time is an estimate for all steps from the first two."""
+    assert try_run(tiny_config(data, model="evit-nano")).loss > 0
