@@ -127,8 +127,8 @@ def _views(report: EvaluationReport, *, per_class: bool) -> list[Any]:
         "images": report.images,
     }
     if report.selector is not None:
-        bound = ", an upper bound" if report.selector == "ground_truth" else ""
-        about["selection"] = f"{report.selector}, {report.packing}{bound}"
+        bound = "an upper bound" if report.selector == "ground_truth" else None
+        about["selection"] = ", ".join(filter(None, (report.selector, report.packing, bound)))
     views: list[Any] = [pairs(about)]
     kinds = list(report.scores)
     names = dict.fromkeys(name for scores in report.scores.values() for name in scores.figures)

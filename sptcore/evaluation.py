@@ -215,7 +215,7 @@ def _score_model(
     names = _shared_classes(loaded, index, progress)
     _check_task(loaded.task, index, settings)
     backbone = loaded.spec.backbone
-    if backbone.num_spa_blocks and backbone.eval_packing == "stream" and settings.batch > 1:
+    if backbone.packing_in_use == "stream" and settings.batch > 1:
         progress.warn("with --packing stream an image's result depends on the images beside it; --batch 1 avoids that")
     res = settings.res or loaded.spec.resolution
     workers = default_workers(res, torch.get_num_threads()) if settings.workers is None else settings.workers
@@ -236,7 +236,7 @@ def _score_model(
         scores=evaluation.scores,
         class_names=names,
         selector=backbone.selector if backbone.num_spa_blocks else None,
-        packing=backbone.eval_packing if backbone.num_spa_blocks else None,
+        packing=backbone.packing_in_use,
         counts=evaluation.counts,
         macs=macs_spent(backbone, evaluation.tokens),
     )

@@ -161,6 +161,12 @@ class BackboneConfig:
         return self.window_size**2 if self.container_len is None else self.container_len
 
     @property
+    def packing_in_use(self) -> str | None:
+        """How an evaluation packs the selected tokens; None where nothing is packed (dense, or within windows)."""
+        packs = self.num_spa_blocks and self.attention == "spa" and not self.predictor_blocks
+        return self.eval_packing if packs else None
+
+    @property
     def channels(self) -> tuple[int, ...]:
         """C of each of the four stages."""
         return tuple(self.embed_dim * 2**stage for stage in range(4))
@@ -199,6 +205,11 @@ class BackboneConfig:
     def fixed_ratios(self) -> tuple[float, ...] | None:
         """The select ratio of each selecting block where the config alone sets it, so that none can be forced."""
         return self.keep_ratios or None
+
+    @property
+    def takes_swin(self) -> bool:
+        """Whether weights of a Swin of the same size fit: all but what selects and the short ways."""
+        return not self.deformable_stages
 
     def stage_of(self, dim: int) -> int:
         """The stage (1..4) of `dim` channels. Raises ValueError when there is none."""

@@ -45,6 +45,7 @@ def test_it_is_evaluated_as_it_selects(run: Run) -> None:
     else:
         assert all(0 <= one["select_ratio"] <= 0.6 for one in blocks)
         assert blocks[0]["select_ratio"] >= 0.4
+    assert document["packing"] == ("aligned" if family(run) in ("topk-tokens", "spt-gt") else None)
     assert 0 < document["macs"]["actual"] <= document["macs"]["dense"]
     assert ("upper bound" in spt("evaluate", run.home).out) == family(run).endswith("-gt")
 

@@ -72,6 +72,11 @@ class ViTConfig:
         return True
 
     @property
+    def takes_swin(self) -> bool:
+        """Whether weights of a Swin fit."""
+        return False
+
+    @property
     def out_stages(self) -> tuple[int, ...]:
         """The stage whose map is returned."""
         return (STAGE,)
@@ -130,6 +135,11 @@ class ViTConfig:
     def eval_packing(self) -> str | None:
         """How the selected tokens are packed, None where nothing is."""
         return "aligned" if self.selector == "ground_truth" else None
+
+    @property
+    def packing_in_use(self) -> str | None:
+        """As `eval_packing`."""
+        return self.eval_packing
 
     @property
     def prunes(self) -> bool:
