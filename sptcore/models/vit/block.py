@@ -24,19 +24,29 @@ class ViTBlock(Recomputable):
         self.norm2 = nn.LayerNorm(config.dim, eps=NORM_EPS)
         self.mlp = Mlp(config.dim, int(config.dim * config.mlp_ratio))
 
-    def compute(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C); only tokens of `valid` (B, T) are attended to."""
-        return self.feed(x + self.drop_path(self.attn(self.norm1(x), valid)))
+    def compute(
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        *,
+        packing: Packing | None = None,
+        policy: Tensor | None = None,
+        eps: float = 0.0,
+    ) -> Tensor:
+        """(B, T, C) -> (B, T, C); only tokens of `valid` (B, T) are attended to.
 
-    def under_policy(self, x: Tensor, policy: Tensor, valid: Tensor | None, eps: float) -> Tensor:
-        """As `forward`, all tokens computed, those that `policy` (B, T) drops attended to by themselves alone."""
-        return self.feed(x + self.drop_path(self.attn.under_policy(self.norm1(x), policy, valid, eps)))
+        `packing`: attention is among its tokens alone, the feed-forward network for all (Fig. 4). `policy` (B, T), with
+        `eps`: every token is computed, those that it drops are attended to by themselves alone (`policy_softmax`).
+        """
+        if packing is not None:
+            return self.feed(x + self._packed(x, packing))
+        normed = self.norm1(x)
+        branch = self.attn(normed, valid) if policy is None else self.attn.under_policy(normed, policy, valid, eps)
+        return self.feed(x + self.drop_path(branch))
 
-    def selected(self, x: Tensor, packing: Packing) -> Tensor:
-        """As `forward`, attention among the tokens of `packing` alone, the feed-forward network on all (Fig. 4)."""
+    def _packed(self, x: Tensor, packing: Packing) -> Tensor:
         rows = self.attn.packed(self.norm1(gather(x.unsqueeze(1), packing)), packing)
-        branch = scatter(self.drop_path(rows, packing.image_id, x.shape[0]), packing)
-        return self.feed(x + branch.squeeze(1))
+        return scatter(self.drop_path(rows, packing.image_id, x.shape[0]), packing).squeeze(1)
 
     def feed(self, x: Tensor) -> Tensor:
         """The second half of the block."""

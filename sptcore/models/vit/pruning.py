@@ -75,7 +75,7 @@ class GroundTruthPruning(Pruning):
             if packing is None or start.forced is not None:
                 selection = self._select(start, len(selections))
                 packing = pack_with_class(selection.mask)
-            row = replace(row, x=block.selected(row.x, packing))
+            row = replace(row, x=block(row.x, packing=packing))
             selections.append(placed(selection, index))
         return Walked(row.x[:, 0], row.x[:, 1:], tuple(selections))
 
@@ -117,7 +117,7 @@ class PredictorPruning(Pruning):
                 x = block(x, keys)
             else:
                 policy = nn.functional.pad(alive, (1, 0), value=1.0)
-                x = block.under_policy(x, policy, keys, self.config.policy_eps)
+                x = block(x, keys, policy=policy, eps=self.config.policy_eps)
         cells = x[:, 1:] if alive is None else held + x[:, 1:] * alive.unsqueeze(-1)
         return Walked(x[:, 0], cells, tuple(selections), {"loss_ratio": self.ratio_loss(selections)})
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sptcore.models.classifier import Classifier
+from sptcore.models.recompute import recompute_blocks
 from sptcore.models.vit.model import ViT
 from tests.support.networks import tokens
 from tests.support.numerics import assert_differs, assert_same
@@ -116,6 +117,20 @@ def test_bfloat16_decides_in_float32(kind):
         features = model(images, None, labels_for(images))
     assert features.maps["2"].isfinite().all()
     assert all(one.selection.logits.dtype == torch.float32 for one in features.selections)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_computed_again_give_the_same_gradients(kind):
+    images = tokens(2, 3, 64, 80)
+    gradients = []
+    for again in (False, True):
+        model = small_vit(kind, drop_path=0.2).train()
+        recompute_blocks(model, again)
+        torch.manual_seed(0)
+        features = model(images, torch.tensor([[64, 80], [48, 80]]), labels_for(images))
+        (features.maps["2"].pow(3).sum() + sum(features.losses.values())).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
 def test_weights_survive_a_round_trip():
