@@ -31,8 +31,8 @@ def command(
 ) -> None:
     """List the models with their parameters and multiply-accumulates, or one model stage by stage.
 
-    Costs are of the backbone, by formula, where every token is selected (r = 1) and where a quarter is (r = .25).
-    1 MAC is 2 FLOPs; the paper's FLOPs are MACs.
+    Costs are of the backbone, by formula, where every token is selected (r = 1) and where a quarter is (r = .25); a
+    model whose ratios are its own (DynamicSwin) costs the same in both. 1 MAC is 2 FLOPs; the paper's FLOPs are MACs.
     """
     from sptcore import catalogue
     from sptcore.models.variants import backbone_config

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from sptcore.errors import SptError, UsageError, did_you_mean
-from sptcore.models.config import STRIDES, BackboneConfig
+from sptcore.models.config import STRIDES
 from sptcore.models.variants import VARIANTS, AnyBackboneConfig, backbone_config, build_backbone
 from sptcore.models.vit.config import STAGE
 from sptcore.profiling.macs import StageCost, backbone_macs, stage_grids
@@ -164,7 +164,7 @@ def list_weights(names: Sequence[str]) -> list[WeightsRow]:
     rows = []
     for name in names:
         size = name.rpartition("-")[2]
-        if size in PRETRAINED and isinstance(VARIANTS[name], BackboneConfig):
+        if size in PRETRAINED and backbone_config(name).takes_swin:
             title, file, megabytes, top1 = PRETRAINED[size]
             path = torch_cache() / file
             note = f"ImageNet-1K top-1 {top1:.1f}; spt train --init FILE"

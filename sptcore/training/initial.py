@@ -115,7 +115,9 @@ def _imagenet_state(spec: ModelSpec) -> dict[str, Tensor]:
     from torchvision.models import get_model_weights
 
     size = spec.variant.rpartition("-")[2]
-    names = {"b": "vit_b_16"} if spec.backbone.is_plain else {size: f"swin_{size}" for size in ("t", "s", "b")}
+    names = {"b": "vit_b_16"} if spec.backbone.is_plain else {}
+    if spec.backbone.takes_swin:
+        names = {size: f"swin_{size}" for size in ("t", "s", "b")}
     if size not in names:
         hint = "for spt-t, spt-s, spt-b, their Swins, and vit-b"
         raise UsageError(f"there are no ImageNet weights for {spec.variant}", hint=hint)

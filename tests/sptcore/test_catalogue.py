@@ -54,6 +54,8 @@ def test_weights_on_disk_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file.write_bytes(b"x")
     assert list_weights(["spt-t"])[0].path == file
     assert list_weights(["spt-nano"]) == []
+    assert list_weights(["dynamicswin-t"])[0].path == file
+    assert list_weights(["dat-t", "vit-s"]) == []
 
 
 def test_weights_of_runs_are_listed_damaged_ones_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,22 @@ def test_a_torchvision_swin_starts_the_backbone(swin_file: Path, tmp_path: Path)
     assert describe(make_config({"model": "spt-t"}), index).backbone.gate_bias_init == 0.0
 
 
+def test_a_swin_starts_dynamicswin_but_not_dat(swin_file: Path, tmp_path: Path) -> None:
+    """Predictors and short ways stay fresh; deformable attention has tables of another shape."""
+    index = open_index(mini_coco(tmp_path / "set"), "train")
+    config = make_config({"model": "dynamicswin-t", "heads": "small", "init": str(swin_file), "res": (64, 64)})
+    model = build_model(TASKS["detect"], describe(config, index), config)
+    theirs = torch.load(swin_file, weights_only=True)
+    ours = dict(model.named_parameters())
+    assert torch.equal(ours["backbone.body.stages.2.blocks.1.mlp.fc1.weight"], theirs["features.5.1.mlp.0.weight"])
+    config = make_config({"model": "dat-t", "heads": "small", "init": str(swin_file), "res": (64, 64)})
+    with pytest.raises(IntegrityError):
+        build_model(TASKS["detect"], describe(config, index), config)
+    config = make_config({"model": "dat-t", "heads": "small", "init": "imagenet", "res": (64, 64)})
+    with pytest.raises(UsageError, match="no ImageNet weights for dat-t"):
+        build_model(TASKS["detect"], describe(config, index), config)
+
+
 def test_starting_weights_that_do_not_fit(swin_file: Path, tmp_path: Path) -> None:
     index = open_index(mini_coco(tmp_path / "set"), "train")
     config = make_config({"model": "spt-nano"})
