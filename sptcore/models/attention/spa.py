@@ -37,7 +37,8 @@ class SelectPackAttention(Attention):
 
     def _at_once(self, normed: Tensor, gain: Tensor, packing: Packing) -> Tensor:
         """(B, H, W, C) and the factor of each token (B, H, W) -> (P, C)."""
-        tokens = gather(normed, packing) * gather(gain, packing).unsqueeze(-1)  # Eq. 5 and 6
+        tokens, factors = gather(normed, packing), gather(gain, packing).unsqueeze(-1)
+        tokens = tokens * factors if torch.is_grad_enabled() else tokens.mul_(factors)  # Eq. 5 and 6
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
         return packed_attention(query, key, value, packing, bias=self.position_bias, scope=self.scope).flatten(1)
 

@@ -16,11 +16,11 @@ def pair_mask(segments: Tensor) -> Tensor:
 
 def bias_by_space(table: Tensor, mask: Tensor, rows: Tensor, columns: Tensor, window_size: int) -> Tensor:
     """Biases (B', h, L, L) by grid offset, clipped to the table's +-(M-1); -inf where `mask` is false."""
-    reach = window_size - 1
-    rows, columns = rows.int(), columns.int()
-    dy = (rows[:, :, None] - rows[:, None, :]).clamp_(-reach, reach)
-    dx = (columns[:, :, None] - columns[:, None, :]).clamp_(-reach, reach)
-    return _look_up(table, (dy + reach) * (2 * window_size - 1) + (dx + reach), mask)
+    reach, side = window_size - 1, 2 * window_size - 1
+    rows, columns = rows.int() * side, columns.int()
+    dy = (rows[:, :, None] - (rows - reach * side)[:, None, :]).clamp_(0, 2 * reach * side)
+    dx = (columns[:, :, None] - (columns - reach)[:, None, :]).clamp_(0, 2 * reach)
+    return _look_up(table, dy.add_(dx), mask)
 
 
 def bias_by_slot(table: Tensor, mask: Tensor, window_size: int) -> Tensor:

@@ -160,7 +160,11 @@ def _compact_by_kernel(mask: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Ten
 
 def split_containers(packing: Packing, containers: int) -> list[tuple[slice, Packing]]:
     """Runs of at most `containers` containers, each as a packing of its own, with the slice of tokens that it holds."""
-    first_tokens = [*packing.cu_seqlens[::containers].tolist(), packing.num_tokens]
+    tokens = packing.num_tokens
+    if packing.contiguous:
+        first_tokens = [*range(0, tokens, containers * packing.container_len), tokens]
+    else:
+        first_tokens = [*packing.cu_seqlens[::containers].tolist(), tokens]
     runs = []
     for start, first in enumerate(range(0, packing.num_containers, containers)):
         rows = slice(first_tokens[start], first_tokens[start + 1])
@@ -170,16 +174,20 @@ def split_containers(packing: Packing, containers: int) -> list[tuple[slice, Pac
 
 
 def _part(packing: Packing, rows: slice, first: int, count: int) -> Packing:
-    filled = int(packing.slot[rows.stop - 1]) + 1 - first * packing.container_len  # a run never starts with pads
     return replace(
         packing,
         num_containers=count,
-        contiguous=filled == rows.stop - rows.start,
+        contiguous=packing.contiguous or _filled(packing, rows, first) == rows.stop - rows.start,
         token_index=packing.token_index[rows],
         image_id=packing.image_id[rows],
         position=packing.position[rows],
         slot=packing.slot[rows] - first * packing.container_len,
     )
+
+
+def _filled(packing: Packing, rows: slice, first: int) -> int:
+    """Slots up to the last token of a run of containers from `first` on; a run never starts with pads."""
+    return int(packing.slot[rows.stop - 1]) + 1 - first * packing.container_len
 
 
 def gather(grid: Tensor, packing: Packing) -> Tensor:

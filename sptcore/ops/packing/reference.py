@@ -34,6 +34,8 @@ def plan_slots(image_id: Tensor, counts: Tensor, length: int, *, contiguous: boo
 
 def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
     """`rows[index]` along the first axis, indices without repeats: the gradient is copied back, never accumulated."""
+    if not (torch.is_grad_enabled() and rows.requires_grad):
+        return rows.index_select(0, index)
     return _GatherRows.apply(rows, index)  # type: ignore[return-value]
 
 
