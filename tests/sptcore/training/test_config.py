@@ -48,6 +48,30 @@ def test_the_sample_has_a_preset_of_its_own() -> None:
     assert make_config(load_preset("sample")).model == "spt-nano"
 
 
+def test_every_task_has_a_preset_for_the_sample_and_for_real_data() -> None:
+    for task in ("detect", "multilabel", "classify"):
+        for data in ("sample", "voc"):
+            assert make_config({**load_preset(preset_for(data, task)), "data": data}).task == task
+    with pytest.raises(UsageError, match="no task 'clasify'"):
+        preset_for("voc", "clasify")
+
+
+def test_swins_classification_preset_has_swins_numbers() -> None:
+    swin = make_config(load_preset("classify-swin"))
+    assert (swin.epochs, swin.warmup_epochs, swin.lr, swin.lr_batch, swin.min_lr_share) == (300, 20, 5e-4, 512, 0.01)
+    assert (swin.mixup, swin.cutmix, swin.label_smoothing, swin.erasing, swin.clip) == (0.8, 1.0, 0.1, 0.25, 5.0)
+    assert (swin.rand_augment, swin.decay_biases, swin.weight_decay, swin.scale_lr) == (9, False, 0.05, True)
+    light = make_config(load_preset("classify-light"))
+    assert (light.epochs, light.mixup, light.cutmix, light.rand_augment, light.erasing) == (100, 0, 0, 0, 0)
+
+
+def test_the_sample_is_read_in_the_layout_of_the_task() -> None:
+    assert make_config({"data": "sample", "task": "classify"}).format == "tiny-imagenet"
+    assert make_config({"data": "sample", "task": "classify", "format": "coco"}).format == "coco"
+    assert make_config({"data": "sample", "task": "multilabel"}).format == "auto"
+    assert make_config({"data": "voc", "task": "classify"}).format == "auto"
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -41,6 +41,28 @@ def test_tables_and_norms_of_the_baselines_do_not_decay() -> None:
         assert of[f"{block}.{name}"] == (1, 0.05)
 
 
+def test_without_decay_of_biases_nothing_of_one_dimension_decays() -> None:
+    model = build_backbone("spt-nano")
+    groups = param_groups(model, weight_decay=0.05, gate_lr_mult=1, decay_biases=False)
+    decayed = {name for group in groups if group["weight_decay"] for name in group["names"]}
+    parameters = dict(model.named_parameters())
+    spared = {name for name in parameters if "relative_position_bias" in name or parameters[name].ndim < 2}
+    assert decayed == set(parameters) - spared
+    assert "stages.0.blocks.0.mlp.fc1.bias" not in decayed
+
+
+def test_warm_up_in_epochs_and_a_cosine_that_ends_above_zero() -> None:
+    config = make_config({"schedule": "cosine", "epochs": 10, "warmup": 7, "warmup_epochs": 2.0, "min_lr_share": 0.01})
+    factors = [lr_factor(step, config=config, steps_per_epoch=50) for step in range(501)]
+    assert factors[0] == pytest.approx(0.001, rel=1e-6)
+    assert factors[50] == pytest.approx(0.5005)
+    assert factors[100] == max(factors) == 1
+    assert factors[300] == pytest.approx(0.505)
+    assert factors[500] == pytest.approx(0.01)
+    steps = config.model_copy(update={"warmup_epochs": 0.0})
+    assert lr_factor(7, config=steps, steps_per_epoch=50) == 1
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model = torch.nn.Linear(2, 2)
     model.bias.requires_grad_(False)
