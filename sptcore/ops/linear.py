@@ -83,9 +83,17 @@ class _Linear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
             _product(grad, weight.t()) if needs_x else None,
-            _product(grad.t(), x.t()) if needs_weight else None,
+            _weight_gradient(grad, x) if needs_weight else None,
             grad.sum(0) if needs_bias else None,
         )
+
+
+def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """grad^T x of (N, out) and (N, in). oneDNN lays its first operand out anew: of many rows, better the narrow one."""
+    (rows, out), width = grad.shape, x.shape[1]
+    if rows * (out - width) > 4 * out * width:
+        return _product(x.t(), grad.t()).t().contiguous()
+    return _product(grad.t(), x.t())
 
 
 def _flops(x_shape: Any, weight_shape: Any, *_: Any, **__: Any) -> int:
