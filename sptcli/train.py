@@ -123,7 +123,7 @@ def command(
     ema: Annotated[
         float | None, _option("--ema", text="decay of averaged weights", parser=parse_switch, panel=RECIPE)
     ] = None,
-    amp: Annotated[str | None, _option("--amp", text="bf16, off, or auto: bf16 on CUDA", panel=RECIPE)] = None,
+    amp: Annotated[str | None, _option("--amp", text="bf16, fp16, off, or auto: bf16 on CUDA", panel=RECIPE)] = None,
     init: Annotated[str | None, _option("--init", text="none, imagenet, or a weights file", panel=RECIPE)] = None,
     drop_path: Annotated[float | None, _option("--drop-path", text="stochastic depth", panel=RECIPE)] = None,
     seed: Annotated[int | None, _option("--seed", text="seed of every random draw", panel=RECIPE)] = None,
@@ -159,6 +159,9 @@ def command(
     ] = None,
     workers: Annotated[
         int | None, _option("--workers", text="loading processes, or auto", parser=parse_count, panel=RUNNING)
+    ] = None,
+    compile: Annotated[
+        bool | None, _option("--compile/--no-compile", text="fuse dense parts by torch.compile", panel=RUNNING)
     ] = None,
     deterministic: Annotated[
         bool | None, _option("--deterministic", text="only deterministic algorithms", panel=RUNNING)

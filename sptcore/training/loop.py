@@ -6,6 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from sptcore.runs.device import pick_device
 from sptcore.runs.tensorboard import TensorBoardLog, require_tensorboard
 from sptcore.tasks.base import Batch
 from sptcore.training.autobatch import fitting_batch
+from sptcore.training.compiled import compile_dense_parts, uncompiled
 from sptcore.training.config import TrainConfig, parse_interval, read_config
 from sptcore.training.distill import load_teacher
 from sptcore.training.distributed import ALONE, Group
@@ -119,6 +121,8 @@ class Trainer:
         self.group, self.progress = group, progress
         _set_determinism(config)
         model = build_model(prepared.task, prepared.spec, config, progress).to(self.device)
+        if config.compile:
+            compile_dense_parts(model, self.device)
         average = AveragedWeights(model, config.ema) if config.ema else None
         self.state = TrainState(model, build_optimizer(model, config), average, make_scaler(config, device))
         teacher = load_teacher(config, model, prepared.spec, self.device)
@@ -274,9 +278,10 @@ class Trainer:
         running = Running(self.device, self.config.batch, self.workers, group=self.group)
         model = state.evaluated_model.eval()
         try:
-            self.evaluation = evaluate_model(
-                prepared.task, model, prepared.spec, prepared.val, prepared.val_index, running=running, stop=stop
-            )
+            with uncompiled() if self.config.compile else nullcontext():
+                self.evaluation = evaluate_model(
+                    prepared.task, model, prepared.spec, prepared.val, prepared.val_index, running=running, stop=stop
+                )
         except Interrupted:
             return next(filter(None, self.group.gathered(stop.cause)))
         if self.group.is_leader:

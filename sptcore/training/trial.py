@@ -11,6 +11,7 @@ from sptcore.models.bodies import apply_schedule
 from sptcore.progress import SILENT, Progress
 from sptcore.runs.device import pick_device
 from sptcore.training.autobatch import fitting_batch
+from sptcore.training.compiled import compile_dense_parts
 from sptcore.training.config import TrainConfig
 from sptcore.training.distill import load_teacher
 from sptcore.training.distributed import ALONE
@@ -51,6 +52,8 @@ def _try(config: TrainConfig, device: torch.device, progress: Progress) -> Trial
     if config.batch == 0:
         config = config.model_copy(update={"batch": fitting_batch(config, prepared, device, progress=progress)})
     model = build_model(prepared.task, prepared.spec, config, progress).to(device)
+    if config.compile:
+        compile_dense_parts(model, device)
     state = TrainState(model, build_optimizer(model, config), scaler=make_scaler(config, device))
     teacher = load_teacher(config, model, prepared.spec, device)
     step = Stepper(config, prepared.task, model, device, ALONE, teacher)
