@@ -48,23 +48,32 @@ class DynamicBlock(Block):
     def forward(self, x: Tensor, context: TokenContext) -> BlockOutput:
         """`x` (B, H, W, C) -> BlockOutput; its selection is None where the block did not decide itself."""
         memory = context.memory
-        selection: Selection | None = None if self.selector is None else self.selector(x, x, context)
-        if selection is not None:
-            memory["selected"] = selection.weight
         if not self.training:
+            selection = self._decide(x, context.valid)
+            memory["selected"] = memory["selected"] if selection is None else selection.weight
             return BlockOutput(self._one_way(x, memory["selected"] > 0.5), selection)
-        slow, fast = self._both_ways(memory.get("slow", x), memory.get("fast", x), memory["selected"])
-        memory["slow"], memory["fast"] = slow, fast
-        return BlockOutput(_mix(slow, fast, memory["selected"]), selection)
+        before = (memory.get("slow", x), memory.get("fast", x), memory.get("selected"))
+        slow, fast, selected, selection = super().forward(x, *before, context.valid)
+        memory["slow"], memory["fast"], memory["selected"] = slow, fast, selected
+        return BlockOutput(_mix(slow, fast, selected), selection)
 
-    def _both_ways(self, slow: Tensor, fast: Tensor, selected: Tensor) -> tuple[Tensor, Tensor]:
-        """The two streams after this block; `selected` (B, H, W) 0 or 1 passes its gradient on.
+    def compute(
+        self, x: Tensor, slow: Tensor, fast: Tensor, selected: Tensor | None, valid: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Selection | None]:
+        """Training: both streams after this block, the mask in force (B, H, W) with its gradient, and who set it here.
 
         A token that the mask does not give to a stream enters that stream's network as it stood before the attention.
         """
+        selection = self._decide(x, valid)
+        selected = selected if selection is None else selection.weight
+        assert selected is not None, "the first dynamic block of a stage has a predictor"
         x = self._attend(_mix(slow, fast, selected))
         slow, fast = _mix(x, slow, selected), _mix(fast, x, selected)
-        return x + self.drop_path(self.mlp(self.norm2(slow))), x + self.drop_path(self.fast(fast))
+        slow = x + self.drop_path(self.mlp(self.norm2(slow)))
+        return slow, x + self.drop_path(self.fast(fast)), selected, selection
+
+    def _decide(self, x: Tensor, valid: Tensor) -> Selection | None:
+        return None if self.selector is None else self.selector(x, x, TokenContext(valid))
 
     def _one_way(self, x: Tensor, mask: Tensor) -> Tensor:
         """Evaluation: each token takes its own way only, except where the counts must show in no shape."""

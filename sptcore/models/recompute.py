@@ -7,6 +7,7 @@ numbers, so it selects the same tokens, and the gradients are the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ class Recomputable(nn.Module):
     """A block whose result follows from arguments, weights and random numbers alone. A kind of it adds `compute`."""
 
     recomputes = False
+    compute: Callable[..., Any]
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
         """`compute`, and with `recomputes` once more in the backward pass of a training step."""
@@ -25,18 +27,10 @@ class Recomputable(nn.Module):
             return checkpoint(self.compute, *arguments, use_reentrant=False, **named)
         return self.compute(*arguments, **named)
 
-    def compute(self, *arguments: Any, **named: Any) -> Any:
-        """The block itself."""
-        raise NotImplementedError
-
 
 def recompute_blocks(model: nn.Module, wanted: bool = True) -> int:
-    """Let the blocks of `model` be recomputed in training steps, or no longer; returns how many blocks that are.
-
-    Blocks that hand something on beside their result (DynamicSwin's) always keep what they computed.
-    """
+    """Let the blocks of `model` be recomputed in training steps, or no longer; returns how many blocks that are."""
     blocks = [one for one in model.modules() if isinstance(one, Recomputable)]
-    able = [one for one in blocks if type(one).forward is Recomputable.forward]
-    for block in able:
+    for block in blocks:
         block.recomputes = wanted
-    return len(able)
+    return len(blocks)
