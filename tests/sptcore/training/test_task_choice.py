@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from tests.support.tiny import make_tiny
 
 def test_the_format_decides(tmp_path: Path) -> None:
     tiny = make_tiny(tmp_path / "tiny-imagenet-200")
-    make_sparse(locate(tiny), SparseRule(Fraction(1)), tmp_path / "in-s", SparsePlan(pad=(2, 2)))
+    make_sparse(locate(tiny), SparseRule(None), tmp_path / "in-s", SparsePlan(pad=(2, 2)))
     assert task_for(str(tiny)) == task_for(str(tmp_path / "in-s")) == "classify"
     assert task_for("tiny-imagenet") == task_for("anything", format="tiny-imagenet") == "classify"
     assert task_for("tiny-imagenet-200", root=tmp_path) == "classify"
