@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -80,7 +81,7 @@ def command(
         _show_estimate(session, request)
         return
     report = reproduce(request, progress=session.progress)
-    _show(session, request, report)
+    _show(session, request, report, typed=shlex.quote(plan))
     if report.stopped in SIGNALS:
         raise SystemExit(SIGNALS[report.stopped])
 
@@ -135,7 +136,7 @@ def _title(request: Request) -> str:
     return f"{request.plan.title}, scale {request.scale}"
 
 
-def _show(session: Session, request: Request, report: Reproduction) -> None:
+def _show(session: Session, request: Request, report: Reproduction, *, typed: str) -> None:
     from sptcore.plans.writing import as_document, table_rows
 
     header, lines = table_rows(report.table)
@@ -148,13 +149,15 @@ def _show(session: Session, request: Request, report: Reproduction) -> None:
         "table": as_document(report.table),
     }  # fmt: skip
     session.show(document, *views)
-    session.finish(artefacts={"folder": report.folder, **report.files}, next=_next(request, report))
+    session.finish(artefacts={"folder": report.folder, **report.files}, next=_next(request, report, typed))
 
 
-def _next(request: Request, report: Reproduction) -> str:
+def _next(request: Request, report: Reproduction, typed: str) -> str:
+    """What a person would type: the same again where something is left, then the next scale."""
     if report.stopped is not None:
         return "the same command goes on"
+    root = "" if request.data_root is None else f" --data-root {shlex.quote(str(request.data_root))}"
     if request.scale == "smoke":
-        return f"spt reproduce {request.plan.name} --scale small --dry-run"
-    unfinished = any(len(row.seeds) < len(request.chosen_seeds) for row in report.table.rows)
-    return f"spt reproduce {request.plan.name} --scale {request.scale}" if unfinished else "spt reproduce list"
+        return f"spt reproduce {typed} --scale small{root} --dry-run"
+    left = [row.plan.key for row in report.table.rows if len(row.seeds) < len(request.chosen_seeds)]
+    return f"spt reproduce {typed} --scale {request.scale}{root}" if left else "spt reproduce list"
