@@ -51,6 +51,25 @@ def test_boxes_alone_and_masks_alone(index: DatasetIndex, tmp_path: Path) -> Non
     assert read_results(path, index) == ([], False)
 
 
+def bare(**changes: Any) -> dict[str, Any]:
+    return {"image_id": 7, "category_id": 0, "score": 0.5, **changes}
+
+
+def test_classes_of_images_come_back(index: DatasetIndex, tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    write_results(path, [bare(), bare(category_id=3, score=1)])
+    assert read_results(path, index, labels=True) == ([bare(), bare(category_id=3, score=1.0)], False)
+
+
+@pytest.mark.parametrize("entry", [good(), bare(bbox=[1, 2, 3, 4]), bare(), bare(image_id=99), bare(category_id=1)])
+def test_what_is_no_class_of_an_image(entry: dict[str, Any], index: DatasetIndex, tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps([bare(), entry]))
+    with pytest.raises(DataError) as caught:
+        read_results(path, index, labels=True)
+    assert "[1]" in str(caught.value)
+
+
 RLE = encode_mask(np.ones((30, 40), dtype=np.uint8))
 
 

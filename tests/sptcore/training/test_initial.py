@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from torchvision.models import Swin_T_Weights, swin_t
 from sptcore.data.locate import open_index
 from sptcore.errors import DataError, EnvironmentFault, IntegrityError, UsageError
 from sptcore.progress import Silent
+from sptcore.runs import save_weights
 from sptcore.tasks import TASKS
 from sptcore.training.config import make_config
 from sptcore.training.initial import load_initial
 from sptcore.training.prepare import build_model, describe
 from tests.support.miniatures import mini_coco
+from tests.support.tiny import make_tiny
 
 
 class Listener(Silent):
@@ -47,6 +50,44 @@ def test_a_torchvision_swin_starts_the_backbone(swin_file: Path, tmp_path: Path)
     assert torch.equal(ours["backbone.body.patch_embed.proj.weight"], theirs["features.0.0.weight"])
     assert ours["backbone.body.stages.3.blocks.0.selector.gate.bias"].item() == 4.0
     assert describe(make_config({"model": "spt-t"}), index).backbone.gate_bias_init == 0.0
+
+
+def test_a_classifier_takes_the_head_of_as_many_classes_and_says_so(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "swin_t.pth"
+    theirs = swin_t(weights=None, num_classes=2).state_dict()
+    torch.save(theirs, path)
+    index = open_index(make_tiny(tmp_path / "tiny-imagenet-200"), "train")
+    config = make_config({"model": "spt-t", "task": "classify", "init": str(path)})
+    spec = describe(config, index)
+    model = TASKS["classify"].build_model(spec)
+    assert "head of 2 classes with it" in load_initial(model, spec, str(path))
+    assert torch.equal(model.head.weight, theirs["head.weight"])
+    assert torch.equal(model.head.bias, theirs["head.bias"])
+    torch.save(swin_t(weights=None, num_classes=7).state_dict(), path)
+    fresh = TASKS["classify"].build_model(spec)
+    before = fresh.head.weight.clone()
+    assert "the head stays fresh: 7 classes there, 2 here" in load_initial(fresh, spec, str(path))
+    assert torch.equal(fresh.head.weight, before)
+    assert not torch.equal(fresh.backbone.patch_embed.proj.weight, model.backbone.patch_embed.proj.weight)
+
+
+def test_our_own_classifier_keeps_its_head_for_the_same_classes_only(tmp_path: Path) -> None:
+    index = open_index(make_tiny(tmp_path / "tiny-imagenet-200"), "train")
+    spec = describe(make_config({"model": "spt-nano", "task": "classify"}), index)
+    torch.manual_seed(0)
+    first = TASKS["classify"].build_model(spec)
+    path = tmp_path / "ours.safetensors"
+    save_weights(path, first.state_dict(), spec.to_dict())
+    torch.manual_seed(1)
+    same = TASKS["classify"].build_model(spec)
+    assert "fresh" not in load_initial(same, spec, str(path))
+    assert torch.equal(same.head.weight, first.head.weight)
+    others = replace(spec, categories=((0, "one"), (1, "two"), (2, "three")))
+    other = TASKS["classify"].build_model(others)
+    assert "class heads fresh" in load_initial(other, others, str(path))
+    assert torch.equal(other.backbone.patch_embed.proj.weight, first.backbone.patch_embed.proj.weight)
+    assert other.head.out_features == 3
 
 
 def test_a_swin_starts_dynamicswin_but_not_dat(swin_file: Path, tmp_path: Path) -> None:
