@@ -38,6 +38,7 @@ PRETRAINED = {
     "s": ("Swin_S_Weights.IMAGENET1K_V1", "swin_s-5e29d889.pth", 190, 83.196),
     "b": ("Swin_B_Weights.IMAGENET1K_V1", "swin_b-68c6b09e.pth", 335, 83.582),
 }
+PRETRAINED_VIT = {"b": ("ViT_B_16_Weights.IMAGENET1K_V1", "vit_b_16-c867db91.pth", 330, 81.072)}
 
 
 @dataclass(frozen=True)
@@ -160,16 +161,23 @@ def _stage_of(name: str, config: AnyBackboneConfig) -> int:
 
 
 def list_weights(names: Sequence[str]) -> list[WeightsRow]:
-    """Weights for these models: torchvision's for Swin of the same size, then those of your own runs, newest first."""
+    """Weights for these models: torchvision's Swin or ViT of their size, then those of your own runs, newest first."""
     rows = []
     for name in names:
-        size = name.rpartition("-")[2]
-        if size in PRETRAINED and backbone_config(name).takes_swin:
-            title, file, megabytes, top1 = PRETRAINED[size]
+        if pretrained := _pretrained(name):
+            title, file, megabytes, top1 = pretrained
             path = torch_cache() / file
             note = f"ImageNet-1K top-1 {top1:.1f}; spt train --init FILE"
             rows.append(WeightsRow(name, "pretrained", title, megabytes, path if path.is_file() else None, note))
     return rows + [row for row in run_weights() if row.model in names]
+
+
+def _pretrained(name: str) -> tuple[str, str, int, float] | None:
+    """The entry of torchvision's weights that a model can start from, None where there are none."""
+    config, size = backbone_config(name), name.rpartition("-")[2]
+    if config.is_plain:
+        return PRETRAINED_VIT.get(size)
+    return PRETRAINED.get(size) if config.takes_swin else None
 
 
 def torch_cache() -> Path:

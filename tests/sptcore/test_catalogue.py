@@ -54,6 +54,7 @@ def test_weights_on_disk_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file.write_bytes(b"x")
     assert list_weights(["spt-t"])[0].path == file
     assert list_weights(["spt-nano"]) == []
+    assert [row.name for row in list_weights(["vit-b", "evit-b", "vit-s"])] == ["ViT_B_16_Weights.IMAGENET1K_V1"] * 2
     assert list_weights(["dynamicswin-t"])[0].path == file
     assert list_weights(["dat-t", "vit-s"]) == []
 
