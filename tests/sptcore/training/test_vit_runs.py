@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from sptcore.models.variants import build_backbone, find_backbone
 from sptcore.runs import Run, new_run
 from sptcore.training.loop import fit
+from sptcore.training.prepare import build_model, prepare
 from sptcore.training.step import Stepper
 from sptcore.training.trial import try_run
 from tests.support.training import STEPS, difference, final_state, mini_data, tiny_config, tiny_run
@@ -63,3 +66,15 @@ def test_a_run_that_crashed_ends_bit_for_bit_like_one_that_did_not(
 def test_a_run_is_tried_at_the_keep_rate_it_begins_with(data: Path) -> None:
     """Its time is an estimate for all steps from the first two."""
     assert try_run(tiny_config(data, model="evit-nano")).loss > 0
+
+
+def test_weights_of_another_tool_start_the_backbone(data: Path, tmp_path: Path) -> None:
+    """A state dict under timm's names, for a model whose predictors it does not know."""
+    torch.manual_seed(1)
+    given = build_backbone("vit-nano").state_dict()
+    torch.save(given, tmp_path / "vit.pth")
+    config = tiny_config(data, model="dynamicvit-nano", init=str(tmp_path / "vit.pth"))
+    prepared = prepare(config)
+    body = find_backbone(build_model(prepared.task, prepared.spec, config)).state_dict()
+    assert all(torch.equal(body[name], value) for name, value in given.items())
+    assert {name.split(".")[0] for name in body.keys() - given.keys()} == {"pruning"}
