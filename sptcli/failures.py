@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -137,6 +138,9 @@ def _of_environment(error: BaseException) -> Failure | None:
         return Failure(4, f"a library could not be loaded: {error}", hint="spt doctor tells what is missing")
     if isinstance(error, RuntimeError) and "operator torchvision::" in str(error):
         return Failure(4, f"torch and torchvision do not fit together: {error}", hint="spt doctor tells the cure")
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = "raise the limit (ulimit -n 4096), or use fewer --workers or --jobs"
+        return Failure(4, "too many open files at once", hint=hint)
     if isinstance(error, OSError) and error.errno is not None:
         where = None if error.filename is None else str(error.filename)
         return Failure(4, error.strerror or str(error), where)

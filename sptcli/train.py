@@ -234,7 +234,7 @@ def command(
 
 def _resumed(resume: str | None, run_dir: Path | None) -> Run | None:
     """The run to go on with, None for a fresh one."""
-    from sptcore.runs import open_run
+    from sptcore.runs import forget_unbegun, open_run
 
     if resume is None:
         return None
@@ -242,7 +242,11 @@ def _resumed(resume: str | None, run_dir: Path | None) -> Run | None:
         return open_run(resume)
     if run_dir is None:
         raise UsageError("--resume auto needs the folder of the run", hint="--run-dir DIR, or --resume last")
-    return open_run(run_dir) if (run_dir / "config.toml").is_file() else None
+    if (run_dir / "config.toml").is_file():
+        return open_run(run_dir)
+    if os.environ.get("RANK", "0") == "0":
+        forget_unbegun(run_dir)  # a job that was put back into the queue before its first run had begun
+    return None
 
 
 def _config(session: Session, run: Run | None) -> TrainConfig:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sptcore.errors import DataError, EnvironmentFault, IntegrityError
-from sptcore.files import as_fault, write_atomically
+from sptcore.files import TEMP_MARK, as_fault, write_atomically
 from sptcore.runs.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from sptcore.runs.metrics import MetricsLog, read_metrics
 from sptcore.runs.weights import WeightsInfo, load_weights, save_weights, weights_info
@@ -34,6 +34,7 @@ __all__ = [
     "MetricsLog",
     "Run",
     "WeightsInfo",
+    "forget_unbegun",
     "latest_checkpoint",
     "load_checkpoint",
     "load_weights",
@@ -155,6 +156,18 @@ def _fresh(folder: Path) -> Path:
         hint = "choose another --run-dir, or go on with that run: --resume " + shlex.quote(str(folder))
         raise EnvironmentFault("the run folder is not empty", where=str(folder), hint=hint)
     return folder
+
+
+def forget_unbegun(folder: Path) -> None:
+    """Empty a run folder whose run was killed before it had settings; anything else than `new_run` leaves stays."""
+    made = {"command.txt", "env.json", "checkpoints", "weights"}
+    inside = [*Path(folder).iterdir()] if Path(folder).is_dir() else []
+    if any(path.name not in made and not path.name.startswith(TEMP_MARK) for path in inside):
+        return
+    if any(path.is_dir() and any(path.iterdir()) for path in inside):
+        return
+    for path in inside:
+        path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _timed(parent: Path, label: str) -> Path:

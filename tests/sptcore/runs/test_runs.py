@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sptcore.errors import DataError, EnvironmentFault, IntegrityError
-from sptcore.runs import Run, new_run, open_run, runs_root, save_weights
+from sptcore.runs import Run, forget_unbegun, new_run, open_run, runs_root, save_weights
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,21 @@ def test_a_folder_with_something_in_it_is_not_used_again(tmp_path: Path) -> None
     new_run("train", "x", folder=folder)
     with pytest.raises(EnvironmentFault, match="not empty"):
         new_run("train", "x", folder=folder)
+
+
+def test_a_run_that_never_began_leaves_its_folder_free_and_nothing_else_does(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    forget_unbegun(folder)
+    new_run("train", "x", folder=folder)
+    forget_unbegun(folder)
+    run = new_run("train", "x", folder=folder)
+    (run.checkpoints / "step-1.pt").write_bytes(b"x")
+    forget_unbegun(folder)
+    assert (run.checkpoints / "step-1.pt").is_file()
+    (run.checkpoints / "step-1.pt").unlink()
+    (folder / "notes.txt").write_text("mine")
+    forget_unbegun(folder)
+    assert (folder / "env.json").is_file()
 
 
 def test_a_place_that_cannot_be_written_is_an_environment_fault(tmp_path: Path) -> None:

@@ -362,3 +362,31 @@ def test_starting_from_weights_of_ours_and_of_another_model(whole: Run, data: Pa
     assert any("weights from" in line for line in listener.lines)
     with pytest.raises(IntegrityError, match="do not fit"):
         tiny_run(tmp_path / "other", data, init=str(whole.weights), heads="standard", max_steps=1)
+
+
+def test_curves_for_tensorboard_survive_a_crash(
+    data: Path, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard (the extra `log`) is missing"
+    )
+    take = Stepper.__call__
+
+    def crash_late(self: Stepper, state: Any, batches: Any) -> StepResult:
+        if state.step == 3:
+            raise Crash
+        return take(self, state, batches)
+
+    config = tiny_config(data, log="csv,tensorboard", save_every="1ep")
+    run = new_run("train", "tiny", folder=tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "__call__", crash_late)
+        with pytest.raises(Crash):
+            fit(config, run)
+    fit(config, run, resume=True)
+    events = accumulator.EventAccumulator(str(run.home / "tensorboard"))
+    events.Reload()
+    wanted = {row["step"]: row["loss"] for row in whole.metrics() if "loss" in row}
+    assert [event.step for event in events.Scalars("loss")] == list(wanted)
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(list(wanted.values()), rel=1e-5)
+    assert [event.step for event in events.Scalars("val/bbox.AP")] == [2, 4]
