@@ -209,9 +209,10 @@ def command(
     if run is not None:
         check_resumable(config, run)
     place, device_asked = find_place(config.world, nodes=config.nodes), pick_device(config.device)
+    on_cuda = device_asked.type == "cuda"
+    if config.gpus is not None or (on_cuda and place is None and config.world > 1):
+        check_gpus(config.devices, config.gpus, count=torch.cuda.device_count() if on_cuda else 0)
     if place is None and config.world > 1:
-        if device_asked.type == "cuda" and config.gpus is None:
-            check_gpus(config.devices, torch.cuda.device_count())
         session.opened = False  # the processes say everything
         arguments = ["-m", "sptcli", *session.arguments]
         return launch(arguments, config.devices, nodes=config.nodes, rdzv=rdzv, tell=session.warn)

@@ -95,7 +95,7 @@ def joined(
 ) -> Iterator[tuple[Group, torch.device]]:
     """This process's group, by its `place`, and its own device (of `gpus`, in order); without one, `device` as it is.
 
-    Raises EnvironmentFault when the others are not reached or a GPU is not there, ResourceError when one of them dies.
+    Raises EnvironmentFault when the others are not reached, ResourceError when one of them dies.
     """
     device = _own_device(device, 0 if place is None else place.local_rank, gpus, several=place is not None)
     if place is None:
@@ -115,18 +115,11 @@ def joined(
 
 def _own_device(device: torch.device, local_rank: int, gpus: Sequence[int] | None, *, several: bool) -> torch.device:
     if device.type != "cuda":
-        if gpus is not None:
-            raise EnvironmentFault(f"GPU {gpus[0]} is not available", hint="--devices N, or see: spt doctor")
         return device
-    count = torch.cuda.device_count()
-    if gpus is None:
-        if several:  # a process that SLURM shows one GPU only finds it at 0
-            device = torch.device("cuda", local_rank % count)
-    elif gpus[local_rank] >= count:
-        hint = f"there are {count}, counted from 0"
-        raise EnvironmentFault(f"GPU {gpus[local_rank]} is not available", hint=hint)
-    else:
+    if gpus is not None:
         device = torch.device("cuda", gpus[local_rank])
+    elif several:  # a process that SLURM shows one GPU only finds it at 0
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
     if device.index is not None:
         torch.cuda.set_device(device)
     return device

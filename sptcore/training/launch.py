@@ -100,11 +100,14 @@ def meeting_point(rdzv: str | None, environ: Mapping[str, str] = os.environ) -> 
     return f"{host}:{_port(environ)}"
 
 
-def check_gpus(processes: int, gpus: int) -> None:
-    """Raise EnvironmentFault when this machine has fewer `gpus` than the run has processes here."""
-    if processes > gpus:
-        message = f"the settings are for {processes} GPUs of a machine, this one has {gpus}"
-        raise EnvironmentFault(message, hint=f"--devices {max(1, gpus)}, or --device cpu for a trial")
+def check_gpus(processes: int, gpus: Sequence[int] | None, *, count: int) -> None:
+    """Raise EnvironmentFault when one of `gpus`, or of the first `processes`, is not among `count` of this machine."""
+    if gpus is not None and max(gpus) >= count:
+        hint = f"there are {count}, counted from 0; --devices N, or see: spt doctor"
+        raise EnvironmentFault(f"GPU {max(gpus)} is not available", hint=hint)
+    if processes > count:
+        message = f"the settings are for {processes} GPUs of a machine, this one has {count}"
+        raise EnvironmentFault(message, hint=f"--devices {max(1, count)}, or --device cpu for a trial")
 
 
 def launch(

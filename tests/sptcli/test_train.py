@@ -73,6 +73,17 @@ def test_a_run_of_its_own_name_is_the_latest(data: Path, tmp_path: Path) -> None
     assert (tmp_path / "runs" / "train" / "latest").resolve() == home.resolve()
 
 
+def test_what_fits_is_found_written_and_kept(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ran = spt("train", "--data", data, *QUICK, "--run-dir", folder, "--max-steps", 1, "--batch", "auto", "--devices", 1)
+    assert ran.code == 0, ran.err
+    assert "batch 3 (auto)" in ran.err  # there are no more images
+    assert open_run(folder).config["train"]["batch"] == 3
+    ran = spt("train", "--resume", folder, "--batch", "auto", "--max-steps", 1)
+    assert ran.code == 0, ran.err
+    assert "(auto)" not in ran.err
+
+
 def test_a_run_that_cannot_begin_keeps_its_folder_and_is_not_the_latest(data: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(data, tmp_path / "broken")
     for image in [*broken.rglob("*.jpg"), *broken.rglob("*.png")]:
@@ -114,6 +125,14 @@ def test_real_data_gets_the_papers_recipe(data: Path) -> None:
         (("--workers", "many"), 2, "auto"),
         (("--resume", "no-such-run"), 3, "no-such-run"),
         (("--device", "cuda:7"), 4, "cuda:7"),
+        (("--devices", "two"), 2, "--devices 0,1"),
+        (("--devices", "1,1"), 2, "one of its own"),
+        (("--devices", "8,9", "--device", "cpu"), 4, "GPU 9 is not available"),
+        (("--nodes", "2"), 2, "--rdzv HOST"),
+        (("--nodes", "2", "--rdzv", "here"), 2, "not HOST:PORT"),
+        (("--batch", "some"), 2, "auto"),
+        (("--amp", "fp8"), 2, "fp16"),
+        (("--log", "csv,wandb"), 2, "tensorboard"),
         (("--init", "no.safetensors"), 3, "no.safetensors"),
     ],
 )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sptcore.progress import SILENT
 from sptcore.runs import Run, load_checkpoint, new_run, read_metrics
 from sptcore.runs.metrics import TIMING
 from sptcore.training.config import TrainConfig, make_config
@@ -65,16 +62,3 @@ def difference(one: Any, other: Any, where: str = "") -> str | None:
         pairs = enumerate(zip(one, other, strict=True))
         return next((found for number, (a, b) in pairs if (found := difference(a, b, f"{where}/{number}"))), None)
     return None if one == other else f"{where}: {str(one)[:60]} != {str(other)[:60]}"
-
-
-def main() -> None:
-    """A run in a process of its own: FOLDER DATA JSON, the last being changes to the config; resumes a started run."""
-    folder, data, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    torch.set_num_threads(1)
-    resume = (folder / "config.toml").exists()
-    run = Run(folder) if resume else new_run("train", "tiny", folder=folder)
-    fit(tiny_config(data, **changes), run, resume=resume, progress=SILENT)
-
-
-if __name__ == "__main__":
-    main()

@@ -68,9 +68,12 @@ def test_where_machines_meet() -> None:
 
 
 def test_more_processes_than_gpus_are_refused() -> None:
-    check_gpus(2, 2)
+    check_gpus(2, None, count=2)
+    check_gpus(2, (3, 1), count=4)
     with pytest.raises(EnvironmentFault, match="4 GPUs of a machine, this one has 2"):
-        check_gpus(4, 2)
+        check_gpus(4, None, count=2)
+    with pytest.raises(EnvironmentFault, match="GPU 3 is not available"):
+        check_gpus(2, (3, 1), count=3)
 
 
 def die(rank: int) -> list[str]:
