@@ -24,7 +24,7 @@ def _setting(default: Any, text: str, *, running: bool = False, **limits: Any) -
 
 _BACKBONE_FIELDS = (
     "select_threshold", "num_spa_blocks", "attention", "selector", "select_ratio", "topk_score", "noise",
-    "score_propagation", "scope", "bypass", "ffn", "rpb",
+    "score_propagation", "scope", "bypass", "ffn", "rpb", "keep_rate",
 )  # fmt: skip
 """Fields that replace the variant's setting of the same name, where they are given."""
 
@@ -130,6 +130,9 @@ class TrainConfig(BaseModel):
     )
     select_ratio: float | None = _setting(None, "share that topk, topk_windows and random select", ge=0, le=1)
     topk_score: str | None = _setting(None, "by which topk ranks tokens: gate, or l2 (their norm)")
+    keep_rate: float | None = _setting(
+        None, "share of tokens that dynamicvit and evit keep where they prune", gt=0, le=1
+    )
     noise: str | None = _setting(None, "noise on the gates in training: gumbel, logistic or none")
     score_propagation: bool | None = _setting(None, "raise a stage's scores by the finer stage's (Eq. 4)")
     scope: str | None = _setting(None, "which selected tokens see each other: image, image_region or image_window")

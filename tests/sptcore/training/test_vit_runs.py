@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sptcore.errors import UsageError
 from sptcore.models.variants import build_backbone, find_backbone
 from sptcore.runs import Run, new_run
 from sptcore.training.loop import fit
@@ -61,6 +62,14 @@ def test_a_run_that_crashed_ends_bit_for_bit_like_one_that_did_not(
             fit(config, run)
     fit(config, run, resume=True)
     assert difference(final_state(whole), final_state(run)) is None
+
+
+def test_the_keep_rate_can_be_set_and_other_bodies_refuse_it(data: Path) -> None:
+    assert prepare(tiny_config(data, model="evit-nano", keep_rate=0.4)).spec.backbone.fixed_ratios == (0.4, 0.4**2)
+    with pytest.raises(UsageError, match="'keep_rate' is not a setting"):
+        prepare(tiny_config(data, model="spt-nano", keep_rate=0.4))
+    with pytest.raises(UsageError, match="'num_spa_blocks' is not a setting of a ViT"):
+        prepare(tiny_config(data, model="evit-nano", num_spa_blocks=2))
 
 
 def test_a_run_is_tried_at_the_keep_rate_it_begins_with(data: Path) -> None:
