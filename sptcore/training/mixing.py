@@ -50,7 +50,8 @@ def draw_mix(config: TrainConfig, extent: tuple[int, int], generator: np.random.
         return None
     both = config.mixup > 0 and config.cutmix > 0
     cut = generator.random() < _CUT_OF_BOTH if both else config.cutmix > 0
-    share = float(generator.beta(*[config.cutmix if cut else config.mixup] * 2))
+    alpha = config.cutmix if cut else config.mixup
+    share = float(generator.beta(alpha, alpha))
     if not cut:
         return Mix(share)
     height, width = extent

@@ -104,7 +104,7 @@ def _visible(instances: Sequence[Instance], geometry: Geometry) -> tuple[list[In
     """The objects of which a pixel or more in width and height stays in the frame, and their boxes (N, 4) there."""
     boxes = geometry.boxes(np.array([one.box_xyxy for one in instances], dtype=np.float64))
     kept = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= _SMALLEST_BOX)
-    return [instances[number] for number in kept], boxes[kept]
+    return [instances[int(number)] for number in kept], boxes[kept]
 
 
 TARGETS: dict[str, Callable[[ModelSpec], TargetRule]] = {
