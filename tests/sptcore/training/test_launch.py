@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
 
 from sptcore.errors import EnvironmentFault, ResourceError, UsageError
@@ -94,3 +99,20 @@ def test_the_first_rank_to_fail_is_named_with_its_code() -> None:
     program = "import os, sys, time; sys.exit(5) if os.environ['RANK'] == '1' else time.sleep(60)"
     assert launch(["-c", program], 2, tell=told.append) == 5
     assert told == ["rank 1 was the first to fail, with exit code 5"]
+
+
+@pytest.mark.slow
+def test_launchers_of_two_machines_meet() -> None:
+    """Both on this machine, a process each: the ranks are counted over both."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        rdzv = f"localhost:{probe.getsockname()[1]}"
+    say = "import os; print('rank', os.environ['RANK'], 'of', os.environ['WORLD_SIZE'], flush=True)"
+    call = f"launch(['-c', {say!r}], 1, nodes=2, rdzv={rdzv!r})"
+    program = f"from sptcore.training.launch import launch; raise SystemExit({call})"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    command = [sys.executable, "-c", program]
+    launchers = [subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE) for _ in range(2)]
+    said = [launcher.communicate(timeout=300)[0].strip() for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0]
+    assert sorted(said) == ["rank 0 of 2", "rank 1 of 2"]
