@@ -76,9 +76,10 @@ def training_pass(
     def run() -> None:
         model.train()
         try:
-            with autocast(device, amp), selecting(backbone, masks):
-                loss = torch.stack([output.float().mean() for output in forward()]).sum()
-            loss.backward()
+            with selecting(backbone, masks):  # also backward, where blocks may be computed again
+                with autocast(device, amp):
+                    loss = torch.stack([output.float().mean() for output in forward()]).sum()
+                loss.backward()
         finally:
             model.zero_grad(set_to_none=True)
             model.eval()

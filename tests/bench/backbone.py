@@ -3,6 +3,7 @@
     python -m tests.bench.backbone                                       # Swin-T and S, batch 1 and 4: about 25 minutes
     python -m tests.bench.backbone --models t --batch 1 --res 512x320 --rounds 5
     python -m tests.bench.backbone --threads 1 --device cpu --json backbone.json
+    python -m tests.bench.backbone --models s --batch 1 --compiled       # torch.compile of three rivals too
 
 All rivals share torchvision's weights (random, no bias zero), take turns in one process, and are compared by the median
 of their rounds. Ratios against torchvision and against our own dense Swin come first, seconds second. "achieved" is the
@@ -13,10 +14,7 @@ torchvision before the clock starts: a speed-up of something else is none.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,45 +24,34 @@ from torchvision.models import swin_b, swin_s, swin_t
 from sptcore.models.backbone import HierarchicalBackbone
 from sptcore.models.variants import build_backbone
 from sptcore.models.weights import load_torchvision_swin
-from sptcore.profiling.forced import blob_masks, randomise_biases
-from sptcore.profiling.macs import backbone_macs, spa_places, stage_grids, total
+from sptcore.profiling.forced import randomise_biases
+from sptcore.profiling.macs import backbone_macs, spa_places, total
 from sptcore.profiling.passes import inference_pass
-from sptcore.profiling.timing import Protocol, Timing, environment, measure
-from sptcore.progress import Silent
-from tests.bench.rivals import packing_share, use_mask_only, use_pad_to_max
+from sptcore.profiling.timing import Timing, measure
+from tests.bench.contest import (
+    Talking,
+    draw_masks,
+    finish,
+    pair,
+    parser,
+    protocol_of,
+    provenance,
+    size_of,
+    speed_ups,
+    threads,
+)
+from tests.bench.rivals import attention_parts, packing_shares, use_mask_only, use_pad_to_max
 
 TORCHVISION = {"t": swin_t, "s": swin_s, "b": swin_b}
 RATIOS = (0.05, 0.15, 0.25, 0.5, 1.0)
-UNEVEN = (0.2, 0.6, 1.0, 2.2)  # times the mean ratio, over four images, up to a ratio of a quarter
 TOLERANCE = 1e-4
-
-
-class Talking(Silent):
-    """One line a stage on stderr."""
-
-    def start(self, title: str, total: int | None) -> None:
-        print(f"  {title}, {total} passes", flush=True)
-
-
-def image_ratios(ratio: float, batch: int) -> list[float]:
-    """The ratio of each image: uneven in a batch of four up to a quarter, else the same for all."""
-    return [ratio * share for share in UNEVEN] if batch == 4 and ratio <= 0.25 else [ratio] * batch
-
-
-def draw_masks(model: HierarchicalBackbone, images: Tensor, ratio: float) -> list[Tensor]:
-    """Blobs of exactly the wanted size, another one in every block."""
-    generator = torch.Generator().manual_seed(1)
-    grids = stage_grids(images.shape[-2], images.shape[-1])
-    shares = image_ratios(ratio, len(images))
-    places = spa_places(model.config)
-    return [blob_masks(len(images), grids[stage - 1], shares, generator).to(images.device) for stage, _ in places]
 
 
 class Contest:
     """The rivals of one size and batch: calls to time, and what they multiply."""
 
-    def __init__(self, size: str, images: Tensor) -> None:
-        self.images = images
+    def __init__(self, size: str, images: Tensor, *, compiled: bool = False) -> None:
+        self.images, self.compiled = images, compiled
         self.calls: dict[str, Callable[[], object]] = {}
         self.macs: dict[str, int] = {}
         torch.manual_seed(0)
@@ -80,6 +67,7 @@ class Contest:
         self.add("spt 0.25, ffn selected", self.ours(f"spt-{size}", ffn="selected"), 0.25)
         self.add("pad-to-max 0.25", use_pad_to_max(self.ours(f"spt-{size}")), 0.25, counted=False)
         self.add("mask-only 0.25", use_mask_only(self.ours(f"spt-{size}")), 0.25, counted=False)
+        self.add("dynamicswin 0.25", self.ours(f"dynamicswin-{size}"), 0.25)
 
     def ours(self, name: str, **settings: Any) -> HierarchicalBackbone:
         """Our backbone with torchvision's weights; gates fresh."""
@@ -92,22 +80,29 @@ class Contest:
         return model.to(self.images.device).eval()
 
     def add_torchvision(self) -> None:
+        self.calls["torchvision"] = self.theirs_pass(self.theirs.features)
+        if self.compiled:
+            self.calls["torchvision, compiled"] = self.theirs_pass(torch.compile(self.theirs.features, dynamic=False))
+        self.macs["torchvision"] = total(self.stages(self.dense, None))[1]  # its windows are padded, as in the paper
+
+    def theirs_pass(self, features: Callable[[Tensor], Tensor]) -> Callable[[], object]:
         @torch.inference_mode()
         def run() -> None:
-            self.theirs.features(self.images)
+            features(self.images)
 
-        self.calls["torchvision"] = run
-        self.macs["torchvision"] = total(self.stages(self.dense, None))[1]  # its windows are padded, as in the paper
+        return run
 
     def add(self, name: str, model: HierarchicalBackbone, ratio: float | None, *, counted: bool = True) -> None:
         masks = None if ratio is None else draw_masks(model, self.images, ratio)
 
-        def forward() -> list[Tensor]:
-            return list(model(self.images).maps.values())
-
-        self.calls[name] = inference_pass(model, masks, forward, "off")
+        self.calls[name] = self.ours_pass(model, model, masks)
+        if self.compiled and name in ("dense", "spt 0.25"):
+            self.calls[f"{name}, compiled"] = self.ours_pass(torch.compile(model, dynamic=False), model, masks)
         if counted:
             self.macs[name] = total(self.stages(model, masks))[0]
+
+    def ours_pass(self, runs: Any, model: HierarchicalBackbone, masks: list[Tensor] | None) -> Callable[[], object]:
+        return inference_pass(model, masks, lambda: list(runs(self.images).maps.values()), "off")
 
     def stages(self, model: HierarchicalBackbone, masks: list[Tensor] | None) -> Any:
         counts = [mask.flatten(1).sum(1).tolist() for mask in masks or ()]
@@ -128,36 +123,43 @@ def drops_table(key: str, blocks: Iterable[str]) -> bool:
 
 def run_contest(size: str, batch: int, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Time all rivals of a size and batch, and say how they compare."""
-    width, height = (int(side) for side in options.res.split("x"))
+    height, width = size_of(options)
     images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(2)).to(device)
-    contest = Contest(size, images)
+    contest = Contest(size, images, compiled=options.compiled)
     difference = contest.largest_difference()
     assert difference < TOLERANCE, f"our dense Swin is not torchvision's: largest difference {difference}"
-    protocol = Protocol(warmup=options.warmup, rounds=options.rounds)
-    times = measure(contest.calls, protocol, device=device, title=f"swin-{size}, batch {batch}", progress=Talking())
+    title = f"swin-{size}, batch {batch}"
+    times = measure(contest.calls, protocol_of(options), device=device, title=title, progress=Talking())
     spt = contest.ours(f"spt-{size}")
-    share = packing_share(spt, draw_masks(spt, images, 0.25), images)
+    shares = packing_shares(spt, draw_masks(spt, images, 0.25), images)
     rows = {name: compare(timing, times, contest.macs.get(name), contest.macs) for name, timing in times.items()}
     return {
         "model": size,
         "batch": batch,
         "resolution": options.res,
         "largest_difference": difference,
-        "packing_share_0.25": share,
+        "packing_share_0.25": sum(shares.values()),
+        "packing_shares_0.25": shares,
         "rows": rows,
+        "attention_part": attention_contest(spt, images, options) if batch == 4 else None,
     }
+
+
+def attention_contest(spt: HierarchicalBackbone, images: Tensor, options: argparse.Namespace) -> dict[str, Any]:
+    """Attention and projection of a block of stage 3 alone: packed, against padded to the longest image."""
+    place = next(index for index, (stage, _) in enumerate(spa_places(spt.config)) if stage == 3)
+    calls = attention_parts(spt, draw_masks(spt, images, 0.25)[place], place)
+    times = measure(calls, protocol_of(options), device=images.device, title="attention of stage 3", progress=Talking())
+    return {name: timing.to_dict() | speed_ups(timing, times, ("pad-to-max",)) for name, timing in times.items()}
 
 
 def compare(timing: Timing, times: dict[str, Timing], macs: int | None, all_macs: dict[str, int]) -> dict[str, Any]:
     """One rival against torchvision and against our dense Swin, by wall and by processor time."""
-    dense, torchvision = times["dense"], times["torchvision"]
+    dense = times["dense"]
     speed = dense.median / timing.median
     ideal = None if macs is None else all_macs["dense"] / macs
     return {
-        "x_torchvision": torchvision.median / timing.median,
-        "x_dense": speed,
-        "x_torchvision_cpu": torchvision.cpu_median / timing.cpu_median,
-        "x_dense_cpu": dense.cpu_median / timing.cpu_median,
+        **speed_ups(timing, times, ("torchvision", "dense")),
         "ideal_x_dense": ideal,
         "achieved": None if ideal is None else speed / ideal,
         "achieved_cpu": None if ideal is None else dense.cpu_median / timing.cpu_median / ideal,
@@ -175,47 +177,26 @@ def show(result: dict[str, Any]) -> None:
             f"{name:28}{pair(row, 'x_torchvision'):>16}{pair(row, 'x_dense'):>16}{pair(row, 'achieved'):>16}"
             f"{row['p50_s']:9.3f}{row['min_s']:9.3f}{row['max_s']:9.3f}{row['stalled_rounds']:>6}"
         )
-    print(f"planning, gathering and scattering at 0.25: {100 * result['packing_share_0.25']:.1f} % of the backbone")
+    shares = ", ".join(f"{name} {100 * share:.2f} %" for name, share in result["packing_shares_0.25"].items())
+    print(f"of the backbone at 0.25: {shares}; together {100 * result['packing_share_0.25']:.1f} %")
+    for name, row in (result["attention_part"] or {}).items():
+        print(f"attention of stage 3, {name:12} {1e3 * row['p50_s']:.1f} ms, x pad-to-max {pair(row, 'x_pad-to-max')}")
     print(f"largest difference of the dense outputs: {result['largest_difference']:.1e}", flush=True)
-
-
-def pair(row: dict[str, Any], name: str) -> str:
-    return "-" if row[name] is None else f"{row[name]:.2f} ({row[f'{name}_cpu']:.2f})"
-
-
-@contextmanager
-def threads(count: int | None):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Run the contests and write what they came to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="t,s", help="of t, s, b")
-    parser.add_argument("--batch", default="1,4")
-    parser.add_argument("--res", default="1280x800", help="width x height")
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write everything here too")
-    options = parser.parse_args(arguments)
+    made = parser(__doc__, models="t,s", batch="1,4")
+    made.add_argument("--compiled", action="store_true", help="with torch.compile of three rivals (minutes each)")
+    options = made.parse_args(arguments)
     device = torch.device(options.device)
     with threads(options.threads):
-        found = {"environment": environment(device), "warmup": options.warmup, "contests": []}
+        found = provenance(options)
         for size in options.models.split(","):
             for batch in map(int, options.batch.split(",")):
                 found["contests"].append(run_contest(size, batch, options, device))
                 show(found["contests"][-1])
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-    print({key: value for key, value in found["environment"].items() if value is not None})
-    return found
+    return finish(found, options)
 
 
 if __name__ == "__main__":

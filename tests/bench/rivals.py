@@ -103,9 +103,11 @@ def use_mask_only(model: HierarchicalBackbone) -> HierarchicalBackbone:
 
 
 @torch.inference_mode()
-def packing_share(model: HierarchicalBackbone, masks: Sequence[Tensor], images: Tensor, passes: int = 3) -> float:
-    """The share of a forward pass spent in planning, gathering and scattering: the lowest of `passes`."""
-    shares = []
+def packing_shares(
+    model: HierarchicalBackbone, masks: Sequence[Tensor], images: Tensor, passes: int = 3
+) -> dict[str, float]:
+    """The shares of a forward pass spent in `plan`, `gather` and `scatter`: those of the pass with the lowest sum."""
+    shares: list[dict[str, float]] = []
     with selecting(model, masks):
         model(images)
         for _ in range(passes):
@@ -114,40 +116,63 @@ def packing_share(model: HierarchicalBackbone, masks: Sequence[Tensor], images: 
                 model(images)
                 synchronise(images.device)
                 whole = time.perf_counter() - started
-            shares.append(sum(spent) / whole)
-    return min(shares)
+            shares.append({name: seconds / whole for name, seconds in spent.items()})
+    return min(shares, key=lambda one: sum(one.values()))
+
+
+def attention_parts(model: HierarchicalBackbone, mask: Tensor, place: int) -> dict[str, Callable[[], object]]:
+    """Attention and projection of the selecting block number `place` on random tokens: packed, and padded.
+
+    Both plan their packing themselves. `mask` (B, H, W).
+    """
+    attention = selecting_blocks(model)[place].attn
+    assert isinstance(attention, SelectPackAttention)
+    padded = PadToMax(attention)
+    generator = torch.Generator().manual_seed(3)
+    normed = torch.randn(*mask.shape, attention.proj.in_features, generator=generator).to(mask.device)
+    selection = Selection(torch.zeros(mask.shape, device=mask.device), mask.float(), torch.ones_like(mask))
+
+    @torch.inference_mode()
+    def packed() -> None:
+        attention.proj(attention(normed, selection).tokens)
+
+    @torch.inference_mode()
+    def to_longest() -> None:
+        padded(normed, selection)
+
+    return {"packed": packed, "pad-to-max": to_longest}
 
 
 @contextmanager
-def stopwatch(device: torch.device) -> Iterator[list[float]]:
-    """Collects the seconds of every call that moves tokens between grid and containers."""
-    spent: list[float] = []
+def stopwatch(device: torch.device) -> Iterator[dict[str, float]]:
+    """Sums up the seconds of the calls that plan, and that move tokens between grid and containers."""
+    spent = dict.fromkeys(("plan", "gather", "scatter"), 0.0)
 
-    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(function: Callable[..., Any], part: str) -> Callable[..., Any]:
         def run(*arguments: Any, **named: Any) -> Any:
             synchronise(device)
             started = time.perf_counter()
             result = function(*arguments, **named)
             synchronise(device)
-            spent.append(time.perf_counter() - started)
+            spent[part] += time.perf_counter() - started
             return result
 
         return run
 
-    here = {name: timed(getattr(spa, name)) for name in ("plan_packing", "gather")}
-    there = {name: timed(getattr(block, name)) for name in ("gather", "scatter")}
+    here = {"plan_packing": timed(spa.plan_packing, "plan"), "gather": timed(spa.gather, "gather")}
+    there = {name: timed(getattr(block, name), name) for name in ("gather", "scatter")}
     with mock.patch.multiple(spa, **here), mock.patch.multiple(block, **there), _timed_rows(timed):
         yield spent
 
 
 @contextmanager
-def _timed_rows(timed: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+def _timed_rows(timed: Callable[[Callable[..., Any], str], Callable[..., Any]]) -> Iterator[None]:
     """Times reading and writing selected rows inside the walk that also projects them (evaluation)."""
     walk = block.Block._add_selected_
-    moves = {name: getattr(Tensor, name) for name in ("index_select", "index_copy_")}
+    moves = {"index_select": (Tensor.index_select, "gather"), "index_copy_": (Tensor.index_copy_, "scatter")}
 
     def watched(*arguments: Any) -> None:
-        with mock.patch.multiple(Tensor, **{name: timed(move) for name, move in moves.items()}):
+        with mock.patch.multiple(Tensor, **{name: timed(*move) for name, move in moves.items()}):
             walk(*arguments)
 
     with mock.patch.object(block.Block, "_add_selected_", watched):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 
 from sptcore.models.variants import build_backbone
 from sptcore.profiling.forced import forced_selection, randomise_biases
-from tests.bench.backbone import draw_masks, main
-from tests.bench.rivals import packing_share, use_mask_only, use_pad_to_max
+from tests.bench import backbone, detector, training_step
+from tests.bench.contest import draw_masks
+from tests.bench.rivals import packing_shares, use_mask_only, use_pad_to_max
 
 
 def nano(**settings):
@@ -40,10 +43,32 @@ def test_masking_is_swin_where_everything_is_selected_and_differs_elsewhere() ->
 
 def test_the_packing_share_is_a_share() -> None:
     model, images = nano(), torch.randn(1, 3, 128, 128)
-    assert 0 < packing_share(model, draw_masks(model, images, 0.25), images, passes=1) < 1
+    shares = packing_shares(model, draw_masks(model, images, 0.25), images, passes=1)
+    assert min(shares.values()) > 0
+    assert sum(shares.values()) < 1
+
+
+SMALL = ["--models", "t", "--res", "64x64", "--rounds", "1", "--warmup", "0"]
 
 
 def test_the_whole_script_runs(tmp_path, capsys) -> None:
-    found = main(["--models", "t", "--batch", "1", "--res", "64x64", "--rounds", "1", "--warmup", "0"])
+    found = backbone.main([*SMALL, "--batch", "4", "--json", str(tmp_path / "b.json")])
     assert found["contests"][0]["rows"]["dense"]["x_dense"] == 1.0
+    assert found["contests"][0]["attention_part"]["pad-to-max"]["x_pad-to-max"] == 1.0
+    assert json.loads((tmp_path / "b.json").read_text())["commit"] == found["commit"]
     assert "x torchvision" in capsys.readouterr().out
+
+
+def test_a_training_step_with_less_memory_where_blocks_are_recomputed(capsys) -> None:
+    found = training_step.main([*SMALL, "--batch", "2", "--res", "192x160"])
+    pair, whole = (contest["rows"] for contest in found["contests"])
+    assert pair["dense"]["x_dense"] == whole["torchvision"]["x_torchvision"] == 1.0
+    assert 0 < whole["spt 0.25, recomputed"]["peak_bytes"] < whole["spt 0.25"]["peak_bytes"]
+    assert "x torchvision" in capsys.readouterr().out
+
+
+def test_whole_detectors(capsys) -> None:
+    found = detector.main([*SMALL, "--batch", "1"])
+    rows = found["contests"][0]["rows"]
+    assert rows["swin-t dense"]["x_dense"] == 1.0
+    assert rows["spt-t 0.25"]["ideal_x_dense"] > 1.0
