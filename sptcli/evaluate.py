@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,6 +11,7 @@ import typer
 
 from sptcli import options
 from sptcli.console import pairs, table
+from sptcli.processes import Spread, joined_here, launched
 from sptcli.session import Session
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ def command(
     batch: Annotated[int, typer.Option("--batch", min=1, help="images a forward pass")] = 8,
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="loading processes")] = None,
     device: options.Device = "auto",
+    devices: Annotated[int, typer.Option("--devices", min=1, metavar="N", help="processes that share the images")] = 1,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="FILE", help="score this COCO results file, no model")
     ] = None,
@@ -77,15 +81,17 @@ def command(
     follow_symlinks: options.FollowSymlinks = False,
     allow_truncated: options.AllowTruncated = False,
     size: options.AnnotatedSize = None,
-) -> None:
+) -> int:
     """Evaluate: COCO's twelve figures for boxes and masks, PASCAL VOC's mAP for the classes an image shows, top-1 and
     top-5 accuracy for its one class; what each block selected of what it should; MACs spent.
 
     Ratios are over all tokens of the split: selected, labelled, and of the labelled the share selected (recall). The
     MACs are the backbone's on these images, as it ran.
     """
-    from sptcore.evaluation import EvaluationSettings, check_demands, evaluate, parse_demands
+    from sptcore.demands import check_demands, parse_demands
+    from sptcore.evaluation import EvaluationSettings, evaluate
     from sptcore.runs.demo import open_weights
+    from sptcore.training.distributed import ALONE
 
     session = Session.of(ctx)
     demands = parse_demands(fail_under) if fail_under else {}
@@ -97,7 +103,14 @@ def command(
         follow_symlinks=follow_symlinks, allow_truncated=allow_truncated, size=size,
     )  # fmt: skip
     subject = None if predictions is not None else open_weights(run)
-    report = evaluate(subject, settings, progress=session.progress)
+    spread = Spread(device, devices if subject is not None else 1)
+    if devices > 1 and (code := launched(session, spread)) is not None:
+        return code
+    with joined_here(spread) if devices > 1 else nullcontext((ALONE, device)) as (group, own_device):
+        settings = replace(settings, group=group, device=str(own_device))
+        report = evaluate(subject, settings, progress=session.progress)
+    if not group.is_leader:
+        return 0
     document = report.to_dict()
     session.show(document, *_views(report, per_class=per_class))
     artefacts: dict[str, object] = {}
@@ -107,6 +120,7 @@ def command(
         artefacts["evaluation"] = subject.write_json("evaluation.json", document)
     check_demands(report, demands)
     session.finish(artefacts=artefacts, next=_next(report))
+    return 0
 
 
 def _next(report: EvaluationReport) -> str:

@@ -26,9 +26,10 @@ from sptcore.runs.device import pick_device
 from sptcore.runs.models import LoadedModel, load_model, parse_spec
 from sptcore.tasks import TASKS
 from sptcore.tasks.base import BlockCounts, Result, Scores, Scoring, Task
-from sptcore.tasks.coco_metrics import BACKENDS, METRICS
+from sptcore.tasks.coco_metrics import BACKENDS
 from sptcore.training.config import format_for, make_config
 from sptcore.training.datasets import ImageDataset, WholeImage
+from sptcore.training.distributed import ALONE, Group
 from sptcore.training.evaluate import Evaluation, ImageTokens, Running, evaluate_model
 from sptcore.training.loading import default_workers
 from sptcore.training.prepare import check_serves, label_strides, open_labels
@@ -44,7 +45,7 @@ class EvaluationSettings:
     `gt_selection` replaces the gates by the labels, `select_ratio` by a fixed share of the best-scored tokens;
     `packing` is that of evaluation. `predictions`: score this results file instead of a model, as results of `task`
     (None: classify where the images have classes, else detect). `by_ratio`: edges of object-ratio bins that are scored
-    apart.
+    apart. The processes of `group` share a model's images; the leader reports, the others' reports have no figures.
     """
 
     data: str | None = None
@@ -70,6 +71,7 @@ class EvaluationSettings:
     follow_symlinks: bool = False
     allow_truncated: bool = False
     size: tuple[int, int] | None = None
+    group: Group = ALONE
 
 
 @dataclass(frozen=True)
@@ -219,12 +221,14 @@ def _score_model(
         progress.warn("with --packing stream an image's result depends on the images beside it; --batch 1 avoids that")
     res = settings.res or loaded.spec.resolution
     workers = default_workers(res, torch.get_num_threads()) if settings.workers is None else settings.workers
-    running = Running(device, settings.batch, workers, settings.backend)
+    running = Running(device, settings.batch, workers, settings.backend, settings.group)
     dataset = _dataset(loaded, index, res, settings, progress)
     with fitting_threads(res, device):
         evaluation = evaluate_model(
             loaded.task, loaded.model, loaded.spec, dataset, index, running=running, progress=progress
         )
+    if not settings.group.is_leader:
+        return EvaluationReport(str(run.weights), loaded.task.name, data, settings.split, evaluation.images, {}, names)
     if settings.save_predictions is not None:
         write_results(settings.save_predictions, evaluation.results)
     report = EvaluationReport(
@@ -367,32 +371,3 @@ def macs_spent(backbone: AnyBackboneConfig, tokens: Sequence[ImageTokens]) -> Ma
         sums[1] += sum(stage.macs_eq9 for stage in stages)
         sums[2] += sum(stage.macs for stage in dense)
     return MacsSpent(*(total / len(tokens) for total in sums))
-
-
-def parse_demands(text: str) -> dict[str, float]:
-    """`"AP=.20,segm.AP50=.4"` as figure -> least value. Raises UsageError."""
-    known = {name.rpartition(".")[2] for task in TASKS.values() for name in task.figures} | {*METRICS}
-    demands = {}
-    for part in text.split(","):
-        name, equals, value = part.strip().partition("=")
-        try:
-            demands[name] = float(value)
-        except ValueError:
-            raise UsageError(f"{part!r} is not FIGURE=VALUE, such as AP=.20") from None
-        if not equals or ("." not in name and name not in known):
-            raise UsageError(f"no figure {part!r}", hint=did_you_mean(name, known))
-    return demands
-
-
-def check_demands(report: EvaluationReport, demands: Mapping[str, float]) -> None:
-    """Raise IntegrityError when a figure lies below what is demanded, UsageError when there is no such figure.
-
-    A plain name is one of the first kind that has it: AP is that of the boxes.
-    """
-    figures = report.figures()
-    for demanded, least in demands.items():
-        name = next((figure for figure in figures if demanded in (figure, figure.partition(".")[2])), demanded)
-        if name not in figures:
-            raise UsageError(f"this evaluation has no figure '{name}'", hint=did_you_mean(name, figures))
-        if not figures[name] >= least:
-            raise IntegrityError(f"{name} is {figures[name]:.4f}, less than {least:g}", where=report.subject)
