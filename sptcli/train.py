@@ -11,6 +11,7 @@ import typer
 
 from sptcli import options
 from sptcli.console import pairs, table
+from sptcli.processes import Spread, joined_here, launched
 from sptcli.session import Session
 from sptcli.settings import Extra
 from sptcore.errors import UsageError
@@ -192,12 +193,7 @@ def command(
 
     The run folder holds settings, metrics, checkpoints and weights; `spt train --config RUN/config.toml` runs it again.
     """
-    import torch
-
     from sptcore.runs import Run
-    from sptcore.runs.device import pick_device
-    from sptcore.training.distributed import joined
-    from sptcore.training.launch import check_gpus, find_place, launch
     from sptcore.training.loop import check_resumable, make_trainer
 
     session = Session.of(ctx)
@@ -208,17 +204,10 @@ def command(
         return 0
     if run is not None:
         check_resumable(config, run)
-    place, device_asked = find_place(config.world, nodes=config.nodes), pick_device(config.device)
-    on_cuda = device_asked.type == "cuda"
-    if config.gpus is not None or (on_cuda and place is None and config.world > 1):
-        check_gpus(config.devices, config.gpus, count=torch.cuda.device_count() if on_cuda else 0)
-    if place is None and config.world > 1:
-        session.opened = False  # the processes say everything
-        arguments = ["-m", "sptcli", *session.arguments]
-        return launch(arguments, config.devices, nodes=config.nodes, rdzv=rdzv, tell=session.warn)
-    if place is not None:
-        os.environ["RANK"] = str(place.rank)  # srun's processes too: the first of them speaks
-    with joined(device_asked, place, gpus=config.gpus) as (group, own_device):
+    spread = Spread(config.device, config.devices, config.nodes, config.gpus, rdzv)
+    if (code := launched(session, spread)) is not None:
+        return code
+    with joined_here(spread) as (group, own_device):
         trainer = make_trainer(config, group=group, device=own_device, progress=session.progress)
         made = run or (
             _fresh(config, run_dir, name) if group.is_leader else None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sptcore.runs import Run
-from tests.support.cli import spt
+from tests.support.cli import spt, spt_process
 from tests.support.training import mini_data, tiny_run
 
 
@@ -42,6 +42,15 @@ def test_a_run_is_evaluated_on_its_own_data(run: Run, data: Path) -> None:
     assert json.loads((run.home / "evaluation.json").read_text())["figures"] == document["figures"]
     last = [row for row in run.metrics() if "val.bbox.AP" in row][-1]
     assert document["figures"]["bbox.AP"] == pytest.approx(last["val.bbox.AP"], abs=1e-12)
+
+
+@pytest.mark.slow
+def test_two_processes_say_what_one_says(run: Run) -> None:
+    alone = spt("evaluate", run.home, "--json").document
+    ran = spt_process("evaluate", run.home, "--devices", "2", "--json", env={"OMP_NUM_THREADS": "1"})
+    assert ran.code == 0, ran.err
+    shared = ran.document
+    assert shared == alone
 
 
 def test_a_run_remembers_where_its_data_lies(tmp_path: Path) -> None:
