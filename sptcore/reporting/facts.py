@@ -115,11 +115,12 @@ def told(name: str, value: float) -> bool:
 def cost_of(spec: ModelSpec, figures: dict[str, float]) -> Cost:
     """MACs at the ratios in `figures` (`select_ratio.stage3` ...); a stage without one counts as all selected.
 
-    Tokens that attend within windows are taken to lie in as few as hold them, which labels' scattered ones do not.
+    Where the model's own settings fix the ratios of its blocks, at these. Tokens that attend within windows are taken to
+    lie in as few as hold them, which labels' scattered ones do not.
     """
     width, height = spec.resolution
-    ratios = [figures.get(f"select_ratio.stage{stage}", 1.0) for stage, _ in spa_places(spec.backbone)]
-    stages = backbone_macs(spec.backbone, height, width, ratios)
+    measured = [figures.get(f"select_ratio.stage{stage}", 1.0) for stage, _ in spa_places(spec.backbone)]
+    stages = backbone_macs(spec.backbone, height, width, spec.backbone.fixed_ratios or measured)
     dense = backbone_macs(spec.backbone, height, width, 1.0)
     return Cost(
         sum(stage.macs for stage in stages),

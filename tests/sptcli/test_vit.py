@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
+from sptcore.reporting.facts import read_facts
 from sptcore.runs import Run
 from tests.support.cli import spt
 from tests.support.training import mini_data
@@ -104,3 +106,5 @@ def test_a_run_of_it_makes_a_report(run: Run, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert spt("report", run.home, "--out", page, "--images", "1").code == 0
     assert f"{family(run)}-nano" in page.read_text()
+    ratio = read_facts(run).cost.stages[0].select_ratio
+    assert ratio == (pytest.approx(0.595, abs=0.02) if family(run) in ("dynamicvit", "evit") else ANY)
