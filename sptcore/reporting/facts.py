@@ -115,8 +115,8 @@ def told(name: str, value: float) -> bool:
 def cost_of(spec: ModelSpec, figures: dict[str, float]) -> Cost:
     """MACs at the ratios in `figures` (`select_ratio.stage3` ...); a stage without one counts as all selected.
 
-    Where the model's own settings fix the ratios of its blocks, at these. Tokens that attend within windows are taken to
-    lie in as few as hold them, which labels' scattered ones do not.
+    Where the model's own settings fix the ratios of its blocks, at these. Tokens that attend within windows are taken
+    to lie in as few as hold them, which labels' scattered ones do not.
     """
     width, height = spec.resolution
     measured = [figures.get(f"select_ratio.stage{stage}", 1.0) for stage, _ in spa_places(spec.backbone)]
