@@ -176,7 +176,7 @@ def supervised(features: Features) -> list[PlacedSelection]:
 def selection_losses(features: Features, select_labels: SelectLabels | None, weight: float) -> dict[str, Tensor]:
     """What a task adds to its own losses: `loss_select` (with labels and gates), and the backbone's own terms."""
     losses = dict(features.losses)
-    if select_labels is not None and features.selections:
+    if select_labels is not None and supervised(features):
         losses["loss_select"] = weight * select_loss(features, select_labels)
     return losses
 

@@ -134,7 +134,7 @@ def test_every_ablation_is_a_setting(data: Path, tmp_path: Path, settings: list[
         assert blocks[0]["stride"] == {5: 8, 8: 4}[len(blocks)]
         assert blocks[0]["label_ratio"] > 0
     supervised = "selector" not in expected and "select_loss_weight=0" not in settings
-    assert (run.metrics()[0]["loss_select"] > 0) == supervised
+    assert (run.metrics()[0].get("loss_select", 0.0) > 0) == supervised
 
 
 def test_a_setting_that_does_not_exist_is_refused(data: Path, tmp_path: Path) -> None:
