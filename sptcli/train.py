@@ -28,6 +28,7 @@ EXAMPLES = (
     "spt train --model spt-t --data voc --task multilabel",
     "spt train --resume last",
 )
+PRESETS = "detect-paper, multilabel-voc, classify-light, classify-swin, sample ...: follows the data and the task"
 RECIPE, SELECTION, RUNNING = "Recipe", "Selection", "Running"
 SIGNALS = {"SIGTERM": 143, "SIGINT": 130}
 
@@ -91,7 +92,7 @@ def command(
     ctx: typer.Context,
     model: Annotated[str | None, _option("--model", text="spt-t, swin-t ...; see: spt models")] = None,
     data: options.DataOption = "sample",
-    preset: Annotated[str | None, _option("--preset", text="a recipe; follows data and task")] = None,
+    preset: Annotated[str | None, _option("--preset", text=PRESETS)] = None,
     task: Annotated[str | None, _option("--task", text="detect, multilabel or classify; follows the data")] = None,
     heads: Annotated[str | None, _option("--heads", text="auto, standard or small")] = None,
     labels: Annotated[

@@ -32,7 +32,7 @@ from sptcore.training.datasets import ImageDataset, WholeImage
 from sptcore.training.distributed import ALONE, Group
 from sptcore.training.evaluate import Evaluation, ImageTokens, Running, evaluate_model
 from sptcore.training.loading import default_workers
-from sptcore.training.prepare import check_serves, label_strides, open_labels
+from sptcore.training.prepare import check_serves, label_strides, open_labels, warn_of_cut_cells
 from sptcore.training.threads import fitting_threads
 
 _TOLERANCE = 1e-9
@@ -302,6 +302,7 @@ def _dataset(
     loaded: LoadedModel, index: DatasetIndex, res: tuple[int, int], settings: EvaluationSettings, progress: Progress
 ) -> ImageDataset:
     strides = label_strides(loaded.spec.backbone)
+    warn_of_cut_cells(index, res, strides, progress)
     labels = open_labels(settings.labels, index, progress) if strides else None
     return ImageDataset(
         index,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import torch
 from torch import nn
 
 from sptcore.data.locate import open_index
+from sptcore.data.padding import NO_PADDING
 from sptcore.data.records import DatasetIndex
 from sptcore.errors import DataError, UsageError
 from sptcore.labels.build import SOURCES, ensure_labels
+from sptcore.labels.geometry import whole_image
 from sptcore.labels.store import LabelStore
 from sptcore.models.config import STRIDES
 from sptcore.models.recompute import recompute_blocks
@@ -63,6 +66,7 @@ def prepare(config: TrainConfig, progress: Progress = SILENT) -> Prepared:
     if bound := bound_note(spec.backbone.selector):
         progress.note(f"{spec.variant}, {bound}")
     strides = label_strides(spec.backbone)
+    warn_of_cut_cells(index, spec.resolution, strides, progress)
     labels = open_labels(config.labels, index, progress) if strides else None
     train = ImageDataset(
         index,
@@ -131,6 +135,21 @@ def open_labels(labels: str, index: DatasetIndex, progress: Progress = SILENT) -
     if labels in SOURCES and not Path(labels).is_file():
         return LabelStore(ensure_labels(index, source=labels, progress=progress))  # type: ignore[arg-type]
     return LabelStore(ensure_labels(index, labels=labels, progress=progress))
+
+
+def warn_of_cut_cells(
+    index: DatasetIndex, resolution: tuple[int, int], strides: Sequence[int], progress: Progress
+) -> None:
+    """Say so where the edge of images on a canvas cuts cells, which are then labelled though black in part."""
+    if index.padding == NO_PADDING or not strides or not index.records:
+        return
+    record = index.records[0]
+    width, height = whole_image(record.width, record.height, resolution, index.padding).out
+    if width % max(strides) or height % max(strides):
+        progress.warn(
+            f"at {resolution[0]}x{resolution[1]} images end at {width}x{height} on their canvas, inside cells of "
+            f"{max(strides)} pixels, so that labels reach into the black; 128, 256 or 448 keep them sharp"
+        )
 
 
 def _check_settings(config: TrainConfig) -> None:

@@ -14,10 +14,11 @@ from sptcore.data.sample import FOLDERS, write_sample
 from sptcore.data.sparse import SparsePlan, SparseRule, make_sparse
 from sptcore.labels.geometry import Geometry, whole_image
 from sptcore.labels.pyramid import levels
+from sptcore.progress import Silent
 from sptcore.training.augment import draw_geometry
 from sptcore.training.config import make_config
 from sptcore.training.datasets import DrawnGeometry, ImageDataset, WholeImage
-from sptcore.training.prepare import open_labels
+from sptcore.training.prepare import open_labels, warn_of_cut_cells
 from sptcore.training.sampler import Draw
 from sptcore.training.targets import BoxTargets, ClassTargets
 
@@ -78,6 +79,20 @@ def test_labels_from_boxes_are_cut_with_the_image(flip: bool) -> None:
     seen = pad_image(bare[16:48, 16:48, None].repeat(2, 0).repeat(2, 1), PADDING)[..., 0]
     assert all(np.array_equal(grids[stride], levels(seen, STRIDES)[stride]) for stride in STRIDES)
     assert np.array_equal(geometry.mask(mask), seen)
+
+
+@pytest.mark.parametrize(("side", "warns"), [(128, False), (256, False), (448, False), (224, True), (130, True)])
+def test_a_size_whose_cells_the_image_cuts_is_told(padded: DatasetIndex, side: int, warns: bool) -> None:
+    lines: list[str] = []
+
+    class Listener(Silent):
+        def warn(self, message: str) -> None:
+            lines.append(message)
+
+    warn_of_cut_cells(padded, (side, side), STRIDES, Listener())
+    assert bool(lines) == warns
+    warn_of_cut_cells(padded, (side, side), (), Listener())  # a dense model has no labels
+    assert len(lines) == warns
 
 
 def test_box_labels_and_targets_of_a_padded_set(padded: DatasetIndex) -> None:
