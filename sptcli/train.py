@@ -276,7 +276,7 @@ def _parse_devices(text: str, device: str) -> dict[str, Any]:
     if not all(part.strip().isdecimal() for part in parts):
         raise UsageError(f"--devices {text}: neither a number, nor numbers of GPUs, nor auto", hint="--devices 0,1")
     gpus = tuple(int(part) for part in parts)
-    return {"devices": len(gpus), "gpus": gpus} if len(gpus) > 1 else {"devices": gpus[0]}
+    return {"devices": len(gpus), "gpus": gpus} if len(gpus) > 1 else {"devices": int(parts[0])}
 
 
 def _fresh(config: TrainConfig, run_dir: Path | None, name: str | None) -> Run:

@@ -242,7 +242,7 @@ class Trainer:
                 now = time.monotonic()
                 counted = {"skipped": state.skipped}
                 if state.scaler is not None:
-                    counted |= {"overflowed": state.overflowed, "loss_scale": state.scaler.get_scale()}
+                    counted |= {"overflowed": state.overflowed, "grad_scale": state.scaler.get_scale()}
                 self._log({**meters.row(), **counted}, seconds=now - self.clock, images=meters.images)
                 self.clock = now
             state.meters = Meters()

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
@@ -32,7 +32,8 @@ class AveragedWeights(AveragedModel):
         """One update by the weights of `model`, the first of them a copy; buffers are copied. Waits for no device."""
         updates = int(self.n_averaged)  # kept on the CPU
         now = min(self.decay, (1 + updates) / (10 + updates)) if updates else 0.0
-        own, current = list(self.module.parameters()), list(model.parameters())
+        own: list[Tensor] = [*self.module.parameters()]
+        current: list[Tensor] = [*model.parameters()]
         torch._foreach_lerp_(own, current, 1 - now)  # pyright: ignore[reportPrivateImportUsage]
         for averaged, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
             averaged.copy_(buffer)

@@ -42,7 +42,7 @@ def test_a_scale_that_is_too_high_comes_down_without_a_fault(data: Path, tmp_pat
     rows = [row for row in report.run.metrics() if "loss" in row]
     assert report.skipped == 0
     assert 1 <= rows[-1]["overflowed"] < 8
-    assert rows[-1]["loss_scale"] == 65536 / 2 ** rows[-1]["overflowed"]
+    assert rows[-1]["grad_scale"] == 65536 / 2 ** rows[-1]["overflowed"]
     assert rows[-1]["skipped"] == 0
     assert len(rows) == 8 - rows[-1]["overflowed"]
 
