@@ -12,11 +12,12 @@ import torch
 
 from sptcore.errors import EnvironmentFault
 from sptcore.models.layers import Mlp
-from sptcore.runs import load_checkpoint, new_run
+from sptcore.runs import Run, load_checkpoint, new_run
 from sptcore.runs.models import load_model
 from sptcore.training import compiled
 from sptcore.training.compiled import compile_dense_parts, uncompiled
 from sptcore.training.loop import fit
+from tests.support.kills import finish, start
 from tests.support.training import STEPS, difference, final_state, mini_data, tiny_config, tiny_run
 
 CPU = torch.device("cpu")
@@ -110,3 +111,12 @@ def test_without_a_compiler_the_cure_is_told(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(EnvironmentFault) as caught:
         compile_dense_parts(Mlp(8, 32), CPU)
     assert "compiler" in str(caught.value.hint)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_two_processes_compile_as_one_does(data: Path, tmp_path: Path) -> None:
+    settings = {"batch": 1, "compile": True}
+    assert finish(start(tmp_path / "two", data, settings, 2)) == [0, 0]
+    one = tiny_run(tmp_path / "one", data, batch=1, accum=2).run
+    rows = ([row["loss"] for row in run.metrics() if "loss" in row] for run in (Run(tmp_path / "two"), one))
+    assert next(rows) == pytest.approx(next(rows), rel=1e-4)
