@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -125,10 +126,12 @@ class Block(Recomputable):
         return self.attn.proj(mixed.view_as(normed))
 
 
-@torch.compiler.disable
-def _outside_the_graph(block: Block, x: Tensor, normed: Tensor, selection: Selection) -> Tensor:
-    """`mix` where torch.compile does not look: shapes that follow the selection would make it compile anew for each."""
+def _mixed(block: Block, x: Tensor, normed: Tensor, selection: Selection) -> Tensor:
     return block.mix(x, normed, selection).tokens
+
+
+_outside_the_graph: Callable[..., Tensor] = torch.compiler.disable(_mixed)  # type: ignore[assignment]
+"""`mix` where torch.compile does not look: shapes that follow the selection would make it compile anew for each."""
 
 
 def _spare(used: Tensor, like: Tensor) -> Tensor:

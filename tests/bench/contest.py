@@ -27,7 +27,7 @@ UNEVEN = {2: (0.4, 1.6), 4: (0.2, 0.6, 1.0, 2.2)}  # times the mean ratio, over 
 class Talking(Silent):
     """One line a stage on standard output."""
 
-    def start(self, title: str, total: int | None) -> None:
+    def start(self, title: str, total: int | None, *, done: int = 0) -> None:
         print(f"  {title}, {total} passes", flush=True)
 
 
