@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sptcore.data.padding import NO_PADDING
 from sptcore.errors import EnvironmentFault, UsageError
 from sptcore.files import write_atomically
 from sptcore.labels.geometry import whole_image
@@ -77,14 +78,17 @@ class Predictor:
     loaded: LoadedModel
     settings: PredictSettings
 
-    def __call__(self, pixels: np.ndarray, image_id: int) -> list[Result]:
-        """What is found in (H, W, 3) uint8 RGB with at least the wanted score, best first, in pixels of the image."""
+    def __call__(self, pixels: np.ndarray, image_id: int, padding: tuple[int, int] = NO_PADDING) -> list[Result]:
+        """What is found in (H, W, 3) uint8 RGB with at least the wanted score, best first, in pixels of the image.
+
+        `padding`: columns and rows of the canvas the image lies on.
+        """
         height, width = pixels.shape[:2]
-        geometry = whole_image(width, height, self.settings.resolution or self.loaded.spec.resolution)
+        geometry = whole_image(width, height, self.settings.resolution or self.loaded.spec.resolution, padding)
         device = next(self.loaded.model.parameters()).device
         batch = Batch(
             images=torch.from_numpy(geometry.padded(pixels)).unsqueeze(0).to(device),
-            image_sizes=torch.tensor([[geometry.out[1], geometry.out[0]]]),
+            image_sizes=torch.tensor([[geometry.frame[1], geometry.frame[0]]]),
             original_sizes=torch.tensor([[height, width]]),
             image_ids=[image_id],
         )
@@ -154,7 +158,7 @@ def _look_at_pictures(
     taken: set[Path] = set()
     for number, one in enumerate(track(pictures, progress, "looking", len(pictures)), start=1):
         image_id = number if one.record is None else one.record.image_id
-        results, path = predictor(one.pixels, image_id), None
+        results, path = predictor(one.pixels, image_id, one.padding), None
         if predictor.settings.save != "json":
             path = _unused(folder, one.path.stem, taken)
             save_figure(predictor.draw(one.pixels, results, demo=report.demo), path)

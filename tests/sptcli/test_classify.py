@@ -209,3 +209,20 @@ def test_weights_of_the_sample_find_its_layout(tmp_path: Path, monkeypatch: pyte
     lone = shutil.copy(Run(tmp_path / "run").weights, tmp_path / "lone.safetensors")
     assert evaluated(lone)["images"] == 50
     assert evaluated(lone, "--data", "sample")["images"] == 50
+
+
+def test_predictions_of_padded_images_are_those_of_the_evaluation(classified: Run, tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    evaluated(classified.home, "--save-predictions", path)
+    data = classified.config["train"]["data"]
+    ran = spt(
+        "predict", data, "--weights", classified.weights, "--save", "json", "--conf", "0", "--out", tmp_path,
+        "--device", "cpu",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    expected = json.loads(path.read_text())
+    assert [(one["image_id"], one["category_id"]) for one in found] == [
+        (one["image_id"], one["category_id"]) for one in expected
+    ]
+    assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected], abs=1e-6)
