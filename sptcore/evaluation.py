@@ -17,8 +17,9 @@ from sptcore.data.rasterize import is_below, object_ratio
 from sptcore.data.records import DatasetIndex
 from sptcore.errors import DataError, IntegrityError, UsageError, did_you_mean
 from sptcore.labels.build import SOURCES
+from sptcore.models.effect import check_effect
 from sptcore.models.selectors import FIXED_RATIO
-from sptcore.models.variants import AnyBackboneConfig
+from sptcore.models.variants import AnyBackboneConfig, config_from_dict
 from sptcore.profiling.macs import backbone_macs
 from sptcore.progress import SILENT, Progress
 from sptcore.runs import Run
@@ -273,8 +274,11 @@ def _backbone_changes(backbone: AnyBackboneConfig, settings: EvaluationSettings)
     if backbone.is_plain and (settings.packing is not None or (changes and backbone.fixed_ratios)):
         message = "a ViT packs whole images and prunes by its own keep rate, so there is nothing to change about it"
         raise UsageError(message, where=", ".join(changes))
+    if backbone.fixed_ratios and (settings.gt_selection or settings.select_ratio is not None):
+        raise UsageError("this model keeps the shares its own predictors were trained for", where=", ".join(changes))
     if settings.select_ratio is not None and not (backbone.uses_gates or backbone.selector in FIXED_RATIO):
         raise UsageError("--select-ratio needs the scores of gates, which this model has not")
+    check_effect(config_from_dict(backbone.to_dict() | changes), changes)
     return changes
 
 

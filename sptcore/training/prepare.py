@@ -17,6 +17,7 @@ from sptcore.labels.build import SOURCES, ensure_labels
 from sptcore.labels.geometry import whole_image
 from sptcore.labels.store import LabelStore
 from sptcore.models.config import STRIDES
+from sptcore.models.effect import check_effect
 from sptcore.models.recompute import recompute_blocks
 from sptcore.models.selectors import bound_note
 from sptcore.models.variants import AnyBackboneConfig, backbone_config
@@ -51,7 +52,8 @@ def prepare(config: TrainConfig, progress: Progress = SILENT) -> Prepared:
     """
     task = TASKS[config.task]
     _check_settings(config)
-    backbone_config(config.model, **config.backbone_overrides)  # a name that does not exist is told before data is read
+    overrides = config.backbone_overrides
+    check_effect(backbone_config(config.model, **overrides), overrides)  # names too are told before data is read
     index = _open(config.data, config.split, config.ann, config)
     val_index = _open_validation(config)
     if config.data == "sample":
@@ -169,7 +171,7 @@ def describe(config: TrainConfig, index: DatasetIndex) -> ModelSpec:
     """The model for these settings and this data: all its classes, and masks where the data has them."""
     task = TASKS[config.task]
     overrides = config.backbone_overrides
-    gated = backbone_config(config.model).uses_gates
+    gated = backbone_config(config.model, **overrides).uses_gates
     if gated and config.gate_bias_init is None and starts_from_swin(config.init):
         overrides["gate_bias_init"] = PRETRAINED_GATE_BIAS
     heads = task.heads_config(config.heads, config.model)

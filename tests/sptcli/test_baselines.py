@@ -153,3 +153,22 @@ def test_a_stated_share_is_restated_in_evaluation(data: Path, tmp_path: Path) ->
     document = spt("evaluate", home, "--select-ratio", "0.25", "--json").document
     assert document["selector"] == "topk_windows"
     assert all(block["select_ratio"] <= 0.3 for block in document["blocks"])
+
+
+def test_a_flag_that_would_do_nothing_is_refused(data: Path, tmp_path: Path) -> None:
+    home = tiny_run(tmp_path / "run", data, model="topk-windows-nano", max_steps=1, res="128x128").run.home
+    train = ("train", "--data", data, "--preset", "sample", *QUICK, "--run-dir", tmp_path / "new")
+    for words, command in {
+        "packing does nothing in this model: with attention = 'window_gather'": (
+            ("evaluate", home, "--packing", "stream"),
+            (*train, "--model", "topk-windows-nano", "--packing", "stream"),
+        ),
+        "select_threshold does nothing": ((*train, "--model", "swin-nano", "--select-threshold", "0.2"),),
+        "rpb does nothing": ((*train, "--model", "swin-gt-nano", "--rpb", "slot"),),
+        "ffn does nothing": ((*train, "--model", "dynamicswin-nano", "--ffn", "selected"),),
+    }.items():
+        for one in command:
+            ran = spt(*one)
+            assert ran.code == 2, one
+            assert words in ran.err
+    assert not (tmp_path / "new").exists()

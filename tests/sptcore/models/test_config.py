@@ -68,6 +68,8 @@ def test_score_maps_need_gates_and_propagation():
         {"out_stages": (4, 3)},
         {"out_stages": (5,)},
         {"bypass": "proj", "ffn": "selected"},
+        {"attention": "window"},
+        {"deformable_stages": (3, 4)},
         {"no_such_setting": 1},
     ],
     ids=str,

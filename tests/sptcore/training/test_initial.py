@@ -50,6 +50,8 @@ def test_a_torchvision_swin_starts_the_backbone(swin_file: Path, tmp_path: Path)
     assert torch.equal(ours["backbone.body.patch_embed.proj.weight"], theirs["features.0.0.weight"])
     assert ours["backbone.body.stages.3.blocks.0.selector.gate.bias"].item() == 4.0
     assert describe(make_config({"model": "spt-t"}), index).backbone.gate_bias_init == 0.0
+    by_gate = make_config({"model": "spt-gt-t", "selector": "gate", "init": str(swin_file)})
+    assert describe(by_gate, index).backbone.gate_bias_init == 4.0, "gates that a setting brings open too"
 
 
 def test_a_classifier_takes_the_head_of_as_many_classes_and_says_so(tmp_path: Path) -> None:
