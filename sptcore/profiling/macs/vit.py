@@ -61,18 +61,21 @@ def _lengths(
             yield _Length(length + 1, batch * (length + 1), length + 1, predicted=before)
         else:
             kept = [_left(config, had, count, number) for had, count in zip(there, kept, strict=True)]
-            scored, before = kept != there, length
+            scored, before = config.keep_rate < 1 and kept != there, length
             length = max(kept) + config.fuse_token if scored else length
             yield _Length(before + 1, batch * (before + 1), length + 1, scored=scored)
             there = [left + (config.fuse_token and left < had) for left, had in zip(kept, there, strict=True)]
 
 
 def _left(config: ViTConfig, had: int, count: int, number: int) -> int:
-    """Tokens EViT keeps of `had`, `count` of them on the grid: a fused token that stays is not."""
-    if number == 1 or not config.fuse_token:
+    """Tokens that EViT's block `number`, from 1, keeps of `had`, `count` of them on the grid.
+
+    Fused tokens that stay are not on it: of each pruning block before, there may be one.
+    """
+    if not config.fuse_token:
         return count
     rule = config.kept_tokens(had)[0]
-    return rule if count == rule - 1 else count
+    return rule if 0 < rule - count < number else count
 
 
 def _block(config: ViTConfig, index: int, batch: int, length: _Length) -> list[Cost]:

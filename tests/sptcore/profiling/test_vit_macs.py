@@ -63,6 +63,31 @@ def test_tokens_counted_on_the_grid_tell_what_evit_ran_on(keep_rate, fuse_token)
     assert count_backbone(backbone, image).macs == formula(backbone.config, 1, counts=counts)
 
 
+def test_several_fused_tokens_may_stay():
+    """With four pruning blocks up to three have no place on the grid; the weights drawn here keep two or more."""
+    away = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        backbone = build_backbone("evit-nano", keep_rate=0.7, select_blocks=(1, 2, 3, 4)).eval()
+        image = torch.randn(1, 3, 128, 128)
+        with torch.no_grad():
+            counts = [[one.selected] for one in block_counts(backbone(image), None)]
+        found = total(backbone_macs(backbone.config, 128, 128, counts=counts))[0]
+        assert count_backbone(backbone, image).macs == found
+        away.append(backbone.config.kept_tokens(64)[-1] - counts[-1][0])
+    assert max(away) > 1
+
+
+def test_evit_that_keeps_everything_costs_what_vit_does_beside_padding_too():
+    backbone = build_backbone("evit-nano", keep_rate=1.0).eval()
+    image, sizes = torch.randn(1, 3, 96, 128), torch.tensor([[70, 128]])
+    with torch.no_grad():
+        counts = [[one.selected] for one in block_counts(backbone(image, sizes), None)]
+    assert counts == [[40], [40]]  # of 48
+    found = total(backbone_macs(backbone.config, 96, 128, counts=counts))[0]
+    assert count_macs(lambda: backbone(image, sizes)).macs == found
+
+
 @pytest.mark.parametrize("family", ["dynamicvit", "evit"])
 def test_the_number_of_tokens_of_a_pruned_vit_is_its_own(family):
     backbone = build_backbone(f"{family}-nano")
