@@ -128,12 +128,12 @@ class BackboneConfig:
             )
             != sorted(set(self.deformable_stages) & {1, 2, 3, 4})
             or self.attention == "deformable",
+            **self._predictor_faults(),
             "deformable_stages attend to all tokens: num_spa_blocks must be 0 with them": bool(self.deformable_stages)
             and self.num_spa_blocks > 0,
             "attention = 'window' attends to all tokens: num_spa_blocks = 0 says so": self.attention == "window"
             and self.num_spa_blocks > 0
             and not self.predictor_blocks,
-            **self._predictor_faults(),
         }
         for fault, present in faults.items():
             if present:

@@ -5,6 +5,7 @@ The teacher is frozen and in evaluation mode; it is no part of the student, its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,12 +32,14 @@ class Teacher:
     """A frozen `model` that fits the student, and the weight of both of its losses.
 
     `left_only`: the student drops tokens for good, and only those that are left can be like the teacher's.
+    `logit_loss`: how far the student's logits are from the teacher's; None where they mean something else.
     """
 
     model: nn.Module
     normalise: Normalise
     weight: float
     left_only: bool = False
+    logit_loss: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def teach(self, outcome: Outcome, batch: Batch) -> Outcome:
         """`outcome` with the losses of distillation added: `loss_tokens`, and `loss_logits` where both have logits."""
@@ -44,8 +47,8 @@ class Teacher:
             features, logits = self._answer(batch)
         gap = token_loss(outcome.features, features, batch.image_sizes, left_only=self.left_only)
         own = {"loss_tokens": self.weight * gap}
-        if logits is not None and outcome.logits is not None:
-            own["loss_logits"] = self.weight * logit_loss(outcome.logits, logits)
+        if self.logit_loss is not None and logits is not None and outcome.logits is not None:
+            own["loss_logits"] = self.weight * self.logit_loss(outcome.logits, logits)
         return replace(outcome, losses={**outcome.losses, **own})
 
     def _answer(self, batch: Batch) -> tuple[Features, Tensor | None]:
@@ -71,10 +74,23 @@ def token_loss(student: Features, teacher: Features, image_sizes: Tensor, *, lef
     return torch.where(counted, gaps, 0.0).sum() / counted.sum().clamp(min=1)
 
 
-def logit_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def class_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Kullback-Leibler divergence of the student's class probabilities from the teacher's, mean over images."""
     ours, theirs = (F.log_softmax(logits.float(), dim=-1) for logits in (student, teacher))
     return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+
+def label_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """The same of classes that are there or not each for itself: mean over images and classes, as the task's loss."""
+    ours, theirs = (
+        torch.stack([F.logsigmoid(logits.float()), F.logsigmoid(-logits.float())], dim=-1)
+        for logits in (student, teacher)
+    )
+    return F.kl_div(ours, theirs, reduction="sum", log_target=True) / student.numel()
+
+
+LOGIT_LOSSES = {"classify": class_loss, "multilabel": label_loss}
+"""By task, how logits are compared; a detector's are not."""
 
 
 def load_teacher(config: TrainConfig, student: nn.Module, spec: ModelSpec, device: torch.device) -> Teacher | None:
@@ -100,7 +116,8 @@ def load_teacher(config: TrainConfig, student: nn.Module, spec: ModelSpec, devic
         message = f"{loaded.spec.variant} cannot teach {spec.variant}: {reason}"
         raise UsageError(message, where=str(run.weights), hint=hint)
     drops = isinstance(ours, ViTConfig) and ours.prunes
-    return Teacher(loaded.model.requires_grad_(False), Normalise().to(device), config.distill_weight, drops)
+    compare = LOGIT_LOSSES.get(spec.task) if loaded.spec.task == spec.task else None
+    return Teacher(loaded.model.requires_grad_(False), Normalise().to(device), config.distill_weight, drops, compare)
 
 
 def misfit(student: AnyBackboneConfig, teacher: AnyBackboneConfig) -> str | None:

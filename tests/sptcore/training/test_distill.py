@@ -14,7 +14,7 @@ from sptcore.models.backbone import Features, PlacedSelection
 from sptcore.models.variants import VARIANTS
 from sptcore.ops.selection import Selection
 from sptcore.runs import Run, new_run
-from sptcore.training.distill import load_teacher, logit_loss, misfit, token_loss
+from sptcore.training.distill import class_loss, label_loss, load_teacher, misfit, token_loss
 from sptcore.training.loading import BatchLoader
 from sptcore.training.loop import Trainer, fit, make_trainer
 from tests.support.tiny import make_tiny
@@ -48,8 +48,17 @@ def test_the_token_loss_is_of_the_last_map_and_of_the_image_only() -> None:
 def test_the_logit_loss_is_the_divergence_from_the_teacher() -> None:
     ours, theirs = torch.randn(3, 5), torch.randn(3, 5)
     p, q = theirs.softmax(-1), ours.softmax(-1)
-    assert logit_loss(ours, theirs).item() == pytest.approx((p * (p / q).log()).sum().item() / 3, rel=1e-5)
-    assert logit_loss(ours, ours + 7).item() == pytest.approx(0, abs=1e-6)
+    assert class_loss(ours, theirs).item() == pytest.approx((p * (p / q).log()).sum().item() / 3, rel=1e-5)
+    assert class_loss(ours, ours + 7).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_classes_that_do_not_exclude_each_other_are_compared_each_for_itself() -> None:
+    ours, theirs = torch.randn(3, 5), torch.randn(3, 5)
+    p, q = theirs.sigmoid(), ours.sigmoid()
+    wanted = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean().item()
+    assert label_loss(ours, theirs).item() == pytest.approx(wanted, rel=1e-5)
+    assert label_loss(ours, ours).item() == pytest.approx(0, abs=1e-6)
+    assert label_loss(ours, ours + 7).item() > 0.1, "all classes likelier is another answer"
 
 
 def test_a_run_has_the_losses_and_ends_elsewhere(data: Path, teacher: Run, tmp_path: Path) -> None:
@@ -168,3 +177,19 @@ def test_of_a_student_that_drops_tokens_only_those_left_count() -> None:
     theirs, sizes = features(torch.zeros(1, 3, 2, 2)), torch.tensor([[64, 64]])
     assert token_loss(ours, theirs, sizes, left_only=True).item() == pytest.approx(1.0)
     assert token_loss(ours, theirs, sizes).item() == pytest.approx(19.0)
+
+
+def test_logits_are_compared_where_they_mean_the_same(data: Path, tmp_path: Path) -> None:
+    """A multi-label teacher's logits have another meaning than a classifier's, and may be another number."""
+    settings = {"model": "swin-nano", "crop_prob": 0.0, "max_steps": 1}
+    labels = tiny_run(tmp_path / "labels", data, task="multilabel", **settings).run
+    learned = {"task": "multilabel", "teacher": str(labels.home)}
+    (same,) = (row for row in tiny_run(tmp_path / "same", data, **settings | learned).run.metrics() if "loss" in row)
+    assert {"loss_tokens", "loss_logits"} <= same.keys()
+    images = make_tiny(tmp_path / "tiny")
+    learned = {"task": "classify", "teacher": str(labels.home)}
+    (other,) = (
+        row for row in tiny_run(tmp_path / "other", images, **settings | learned).run.metrics() if "loss" in row
+    )
+    assert "loss_tokens" in other
+    assert "loss_logits" not in other
