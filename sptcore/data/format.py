@@ -50,7 +50,7 @@ class Source:
     `name` as a person says it; `format` a key of FORMATS; `root` the folder of the layout. `annotation` is the one
     file given by `--ann`. `origin` is the root of the set that a make-sparse folder was cut from, and `image_roots`
     (split -> folder) tells where images lie that are not in the layout's own place. `padding` (columns, rows) is that
-    of the set's manifest.
+    of the set's manifest. `kind` prefers a kind of labels where a layout has several ("ins_seg" of BDD100K).
     """
 
     name: str
@@ -61,10 +61,11 @@ class Source:
     image_roots: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
     options: ReadOptions = ReadOptions()
     padding: tuple[int, int] = (1, 1)
+    kind: str | None = None
 
     def __reduce__(self):  # a mapping proxy does not pickle
         parts = (self.name, self.format, self.root, self.annotation, self.origin, dict(self.image_roots))
-        return (Source, (*parts, self.options, self.padding))
+        return (Source, (*parts, self.options, self.padding, self.kind))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sptcore.tasks import TASKS
 from sptcore.tasks.base import ModelSpec
 from sptcore.training.config import TrainConfig
 
-CLASSES = {"coco": 80, "bdd": 10, "voc": 20, "tiny-imagenet": 200}
+CLASSES = {"coco": 80, "bdd": 10, "bdd-ins_seg": 8, "voc": 20, "tiny-imagenet": 200}
 WITH_MASKS = {"coco"}
 FORWARDS = 3  # forward passes that a training step costs: backward takes two
 TRIAL_SIDE = 224
@@ -77,7 +77,8 @@ def estimate(request: Request, *, progress: Progress = SILENT) -> Estimate:
     size = plan.variant(rows[0], request.scale).rpartition("-")[2]
     speed, trial = _speed(f"swin-{size}" if f"swin-{size}" in VARIANTS else "swin-t", device)
     images = {name: _images(request, found.get(name), wanted[name]) for name in wanted}
-    estimates = tuple(_row(request, row, images[row.data], speed) for row in rows)
+    kinds = {name: one.source.kind for name, one in found.items()}
+    estimates = tuple(_row(request, row, images[row.data], kinds.get(row.data), speed) for row in rows)
     basis = (
         f"extrapolated by MACs: a training image is taken as {FORWARDS} forward passes with every token selected, at "
         f"{speed / 1e9:.1f} GMACs a second, seen in {trial} on {device_name(device)}. Not counted: loading images, "
@@ -98,9 +99,9 @@ def _images(request: Request, found: FoundSet | None, plan: SetPlan) -> tuple[in
     return min(plan.official.get("train", 0), limit or plan.official.get("train", 0)), True
 
 
-def _row(request: Request, row: RowPlan, images: tuple[int, bool], speed: float) -> RowEstimate:
+def _row(request: Request, row: RowPlan, images: tuple[int, bool], kind: str | None, speed: float) -> RowEstimate:
     config = request.plan.config(row, request.scale)
-    spec = stand_in_spec(config, request.plan.data[row.data])
+    spec = stand_in_spec(config, request.plan.data[row.data], kind)
     params = count_params(spec)
     macs = whole_macs(spec, (max(config.res), min(config.res)), 1.0)[1]
     folder = Folder(request.folder)
@@ -127,15 +128,17 @@ def _row(request: Request, row: RowPlan, images: tuple[int, bool], speed: float)
     )
 
 
-def stand_in_spec(config: TrainConfig, plan: SetPlan) -> ModelSpec:
-    """The model of a row as it would be on the official data, which need not be here."""
+def stand_in_spec(config: TrainConfig, plan: SetPlan, kind: str | None = None) -> ModelSpec:
+    """The model of a row as it would be on the official data, which need not be here; `kind`: of their labels."""
+    outlined = kind == "ins_seg"
+    classes = CLASSES["bdd-ins_seg" if outlined else plan.source]
     return ModelSpec(
         task=config.task,
         variant=config.model,
         backbone=backbone_config(config.model, **config.backbone_overrides),
         heads=TASKS[config.task].heads_config(config.heads, config.model),
-        categories=tuple((number, str(number)) for number in range(1, CLASSES[plan.source] + 1)),
-        masks=plan.source in WITH_MASKS,
+        categories=tuple((number, str(number)) for number in range(1, classes + 1)),
+        masks=outlined or plan.source in WITH_MASKS,
         resolution=(max(config.res), min(config.res)),
     )
 

@@ -105,6 +105,7 @@ class Folder:
         assert frozen is not None
         for name, one in sets.items():
             print_ = {"origin": one.origin, "split": one.split, "images": one.images, "sha256": one.prints}
+            print_ |= {"kind": one.kind}
             before = frozen["prints"].setdefault(name, print_)
             if before["origin"] != one.origin:
                 message = f"{name} was the {before['origin']} when this folder was started, now it is the {one.origin}"

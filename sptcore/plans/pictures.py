@@ -32,7 +32,9 @@ def draw_pictures(
         weights = [str(folder.run_home(row, 0) / "weights" / "last.safetensors") for row in rows]
         opened = zip(open_watchers(weights, pick_device(device)), rows, strict=True)
         watchers = [replace(watcher, name=row) for watcher, row in opened]
-        some = find_pictures(ready.data, Reading(split="val", format=ready.format), limit=plan.pictures)
+        ann = ready.annotations.get("val")
+        reading = Reading(split="val", format=ready.format, ann=None if ann is None else Path(ann))
+        some = find_pictures(ready.data, reading, limit=plan.pictures)
         out = folder.home / "pictures" / name
         for seen, path in zip(see(some, watchers, Look(labels=True), progress), output_paths(some, out), strict=True):
             save_figure(seen.figure, path)

@@ -31,7 +31,8 @@ class SetPlan(_Part):
     """A data set of a plan: the format it is cut from, what is learned on it, and the cut.
 
     `max_ratio`: images below this object-pixel ratio (make-sparse); `pad`: canvas of IN-S. `official`: images of each
-    split of the uncut set as its makers publish it.
+    split of the uncut set as its makers publish it. `labels`: BDD100K's labels that are taken where they and their
+    images are there; else what the reader finds.
     """
 
     title: str
@@ -39,6 +40,7 @@ class SetPlan(_Part):
     task: str
     max_ratio: str | None = None
     pad: str | None = None
+    labels: Literal["ins_seg"] | None = None
     official: dict[str, int] = Field(default_factory=dict)
 
     @property

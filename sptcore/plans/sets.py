@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
+from sptcore.data.bdd.layout import has_ins_seg
 from sptcore.data.format import Source
-from sptcore.data.locate import locate, open_index, read_manifest
+from sptcore.data.locate import locate, open_index, read_manifest, read_split
 from sptcore.data.padding import NO_PADDING
 from sptcore.data.records import DatasetIndex
 from sptcore.data.sparse import SparsePlan, SparseRule, make_sparse
@@ -37,7 +38,9 @@ class FoundSet:
 class ReadySet:
     """A set to train on. `data` and `format` are settings of training; `split` is the one learned from, `val` judges.
 
-    `prints`: SHA-256 of each split's annotations, `images` how many it has; the same on another machine.
+    `prints`: SHA-256 of each split's annotations, `images` how many it has; the same on another machine. `kind`: of
+    labels, where the plan has a wish (None: as found); `annotations`: the file or folder of each split that the layout
+    alone would not lead to.
     """
 
     data: str
@@ -46,11 +49,15 @@ class ReadySet:
     origin: str
     images: dict[str, int] = field(default_factory=dict)
     prints: dict[str, str] = field(default_factory=dict)
+    kind: str | None = None
+    annotations: dict[str, str] = field(default_factory=dict)
 
     @property
     def place(self) -> dict[str, str]:
         """The settings of training that say where the data are."""
-        return {"data": self.data, "format": self.format, "split": self.split, "val_split": "val"}
+        where = {"data": self.data, "format": self.format, "split": self.split, "val_split": "val"}
+        chosen = {"ann": self.annotations.get(self.split), "val_ann": self.annotations.get("val")}
+        return where | {name: path for name, path in chosen.items() if path is not None}
 
 
 def find_sets(
@@ -66,7 +73,7 @@ def find_sets(
             found[name] = _sample(name, plan)
             continue
         try:
-            found[name] = FoundSet(name, plan, locate(plan.source, root=data_root), "data")
+            found[name] = FoundSet(name, plan, _as_wished(locate(plan.source, root=data_root), plan), "data")
         except DataError as error:
             if scale == "smoke":
                 progress.note(f"{plan.title}: no {plan.source} below {data_root}, the built-in sample stands in")
@@ -77,7 +84,12 @@ def find_sets(
 
 
 def _sample(name: str, plan: SetPlan) -> FoundSet:
-    return FoundSet(name, plan, locate("sample", format=plan.source), "sample")
+    return FoundSet(name, plan, _as_wished(locate("sample", format=plan.source), plan), "sample")
+
+
+def _as_wished(source: Source, plan: SetPlan) -> Source:
+    """The source with the labels the plan would rather have, where they lie there."""
+    return replace(source, kind=plan.labels) if plan.labels is not None and has_ins_seg(source.root) else source
 
 
 def refuse_missing(missing: Mapping[str, DataError], wanted: Mapping[str, SetPlan]) -> None:
@@ -112,14 +124,14 @@ def ready_set(found: FoundSet, folder: Path, *, limit: int | None, progress: Pro
     Raises what make-sparse raises.
     """
     source, plan = found.source, found.plan
-    data = source.root
-    if is_cut(plan, limit):
+    data, cut = source.root, is_cut(plan, limit)
+    if cut:
         data = folder / found.name
         if not _is_usable(data):
             folder.mkdir(parents=True, exist_ok=True)
             sparse = SparsePlan(splits=SPLITS, pad=plan.canvas, force=data.exists(), jobs=1)
             make_sparse(source, rule_of(plan, limit), data, sparse, progress=progress)
-    indexes = [open_index(data, split, format=source.format) for split in SPLITS]
+    indexes = [open_index(data, one, format=source.format) if cut else read_split(source, one) for one in SPLITS]
     split = "train"
     if limit is not None and sum(bool(record.instances) for record in indexes[0].records) < _FEW:
         progress.note(f"{plan.title}: too few training images in this sample, the validation images are learned")
@@ -131,6 +143,8 @@ def ready_set(found: FoundSet, folder: Path, *, limit: int | None, progress: Pro
         found.origin,
         {index.split: len(index.records) for index in indexes},
         _prints(indexes),
+        source.kind,
+        {index.split: str(index.annotation_path) for index in indexes if source.kind is not None and not cut},
     )
 
 
@@ -154,7 +168,7 @@ def count_images(found: FoundSet, *, limit: int | None) -> int:
     """Training images of a set, cut on paper only where it is to be cut; nothing is written."""
     plan, source = found.plan, found.source
     if not is_cut(plan, limit):
-        return len(open_index(source.root, "train", format=source.format).records)
+        return len(read_split(source, "train").records)
     report = make_sparse(
         source, rule_of(plan, limit), Path(found.name), SparsePlan(splits=("train",), pad=plan.canvas, dry_run=True)
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sptcore.plans.outcome import Outcome
-from sptcore.plans.schema import Plan, RowPlan
+from sptcore.plans.schema import Plan, RowPlan, SetPlan
 from sptcore.plans.trends import Verdict, judge
 
 TITLES = {
@@ -71,18 +71,22 @@ class Table:
     @property
     def differs(self) -> list[str]:
         """What is not the paper's: of the scale, of the data, and rows that are left out."""
-        said = [f"{self.plan.data[name].title}: {_told(one)}" for name, one in self.sets.items()]
+        said = [f"{self.plan.data[name].title}: {_told(one, self.plan.data[name])}" for name, one in self.sets.items()]
         kept = {row.plan.key for row in self.rows}
         left = [row.label for row in self.plan.rows if row.key not in kept]
         own = list(self.plan.scale(self.scale).differs)
         return own + said + ([f"left out at this scale: {', '.join(left)}"] if left else [])
 
 
-def _told(one: Mapping[str, Any]) -> str:
+def _told(one: Mapping[str, Any], plan: SetPlan) -> str:
     origin = "the built-in sample" if one["origin"] == "sample" else "the data given"
     counts = ", ".join(f"{count} {split}" for split, count in one["images"].items())
     learned = "" if one["split"] == "train" else f"; learned from {one['split']}"
-    return f"{origin}, images: {counts}{learned}"
+    labels = ""
+    if plan.labels is not None:
+        outlined = one.get("kind") == plan.labels
+        labels = f"; labels {plan.labels} of the 10K images" if outlined else "; boxes of the detection set, no masks"
+    return f"{origin}, images: {counts}{learned}{labels}"
 
 
 def tabulate(plan: Plan, scale: str, outcomes: Mapping[str, Sequence[Outcome]], sets: Mapping[str, Any]) -> Table:

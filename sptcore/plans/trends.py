@@ -42,12 +42,13 @@ def _values(outcomes: Sequence[Outcome], column: str) -> list[float]:
 
 def _follows(trend: TrendPlan, outcomes: Mapping[str, Sequence[Outcome]]) -> Verdict:
     """Each row's selected over labelled tokens, against NEAR."""
-    verdicts, words = [], []
+    verdicts, words, groups = [], [], []
     for key in trend.rows:
         pairs = [(one.value("select_ratio"), one.value("label_ratio")) for one in outcomes[key]]
         quotients = [selected / labelled for selected, labelled in pairs if selected is not None and labelled]
         if not quotients:
             return Verdict(trend.text, CANNOT_BE_TOLD, f"{key} selects or labels nothing")
+        groups.append(quotients)
         mean, error = statistics.fmean(quotients), _error(quotients)
         words.append(f"{key}: {mean:.2f} times the labelled tokens")
         inside = 1 / NEAR <= mean <= NEAR
@@ -55,7 +56,7 @@ def _follows(trend: TrendPlan, outcomes: Mapping[str, Sequence[Outcome]]) -> Ver
         told = error is not None and away > ERRORS * error
         verdicts.append((SEEN if inside else NOT_SEEN) if told else CANNOT_BE_TOLD)
     worst = next((one for one in (NOT_SEEN, CANNOT_BE_TOLD) if one in verdicts), SEEN)
-    return Verdict(trend.text, worst, "; ".join(words) + _excuse(worst, [outcomes[key] for key in trend.rows]))
+    return Verdict(trend.text, worst, "; ".join(words) + (_excuse(*groups) if worst == CANNOT_BE_TOLD else ""))
 
 
 def _above(trend: TrendPlan, outcomes: Mapping[str, Sequence[Outcome]]) -> Verdict:
@@ -68,14 +69,14 @@ def _above(trend: TrendPlan, outcomes: Mapping[str, Sequence[Outcome]]) -> Verdi
     if not more or not less:
         return Verdict(trend.text, CANNOT_BE_TOLD, f"no {trend.column} of {trend.more if not more else trend.less}")
     difference = statistics.fmean(more) - statistics.fmean(less)
-    why = f"{trend.column} of {trend.more} less that of {trend.less}: {difference:+.2f}"
+    why = f"{trend.column} of {trend.more} minus that of {trend.less}: {difference:+.2f}"
     if trend.equal is not None:
         sides = [statistics.fmean(values) if (values := _values(one, trend.equal)) else math.nan for one in pair]
         if not abs(sides[0] - sides[1]) <= ALIKE:
             return Verdict(trend.text, CANNOT_BE_TOLD, f"{why}; {trend.equal} is not alike: {_two(sides)}")
     errors = [_error(more), _error(less)]
     if None in errors or abs(difference) <= ERRORS * math.hypot(*filter(None, errors)):
-        return Verdict(trend.text, CANNOT_BE_TOLD, why + _excuse(CANNOT_BE_TOLD, pair))
+        return Verdict(trend.text, CANNOT_BE_TOLD, why + _excuse(more, less, differ=difference != 0))
     return Verdict(trend.text, SEEN if difference > 0 else NOT_SEEN, why)
 
 
@@ -88,7 +89,8 @@ def _error(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
-def _excuse(verdict: str, groups: Sequence[Sequence[Outcome]]) -> str:
-    if verdict != CANNOT_BE_TOLD:
-        return ""
-    return " (one seed)" if min(map(len, groups)) < 2 else " (the spread over seeds is too large)"
+def _excuse(*groups: Sequence[float], differ: bool = True) -> str:
+    """Why figures, a group of seeds each, tell nothing."""
+    if min(map(len, groups)) < 2:
+        return " (one seed)"
+    return " (the spread over seeds is too large)" if differ else " (no difference)"

@@ -41,13 +41,14 @@ def test_walks_a_plan_of_one_s_own(tmp_path: Path) -> None:
 
 def test_an_estimate_is_shown_and_nothing_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sptcore.plans.estimate.TRIAL_SIDE", 64)  # the two steps that are timed
     ran = spt("reproduce", "table1", "--scale", "paper", "--rows", "swin-t", "--seeds", "2", "--dry-run", "--json")
     assert ran.code == 0, ran.err
     (row,) = ran.document["rows"]
     assert (row["images"], row["at_most"], row["seeds"]) == (70_000, True, 2)
     assert row["steps"] == 2 * 36 * 35_000
     assert "extrapolated by MACs" in ran.document["basis"]
-    assert "bdd-data.berkeley.edu" in ran.document["missing"]["BDD100K detection"]
+    assert "bdd-data.berkeley.edu" in ran.document["missing"]["BDD100K"]
     assert list(tmp_path.iterdir()) == []
     people = spt("reproduce", "table1", "--scale", "paper", "--rows", "swin-t", "--dry-run")
     assert "at most 70000" in people.out

@@ -31,6 +31,10 @@ class LabelSet:
         """Where the labels of `split` would lie."""
         return root / self.pattern.format(split=split)
 
+    def is_of(self, kind: str) -> bool:
+        """Whether these are labels of a kind, as the folder below `labels` is called: "det_20", "ins_seg"."""
+        return Path(self.pattern).parts[1] == kind
+
 
 LABEL_SETS = (
     LabelSet("det_20", "labels/det_20/det_{split}.json", "100k"),
@@ -70,13 +74,24 @@ def splits(root: Path) -> list[str]:
     return [split for split in SPLITS if _present(root, split)]
 
 
+def has_ins_seg(root: Path, wanted: tuple[str, ...] = ("train", "val")) -> bool:
+    """Whether each split has outlines, run lengths or bitmasks of the 10k images, and these images."""
+    return all(
+        (root / "images" / "10k" / split).is_dir() and any(one.is_of("ins_seg") for one in _present(root, split))
+        for split in wanted
+    )
+
+
 def find_labels(source: Source, split: str) -> Labels:
-    """The labels of `split`: those given by `--ann`, else the first set there is. Raises DataError without any."""
+    """The labels of `split`: those given by `--ann`, else the first set there is, of `source.kind` where that is given.
+
+    Raises DataError without any.
+    """
     if source.annotation is not None:
         path = source.annotation
         own = next((s for s in LABEL_SETS if any(_same(path, s.path(source.root, split)) for split in SPLITS)), None)
         return Labels(path, own)
-    present = _present(source.root, split)
+    present = [one for one in _present(source.root, split) if source.kind is None or one.is_of(source.kind)]
     if not present:
         found = ", ".join(splits(source.root)) or "none"
         raise DataError(f"no labels of split {split!r} (found: {found})", where=str(source.root / "labels"))

@@ -1,4 +1,4 @@
-"""A plan of two nano rows on the sample, two steps each: what the tests of the engine walk through."""
+"""A plan of two nano rows on the sample, four steps each: what the tests of the engine walk through."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sptcore.plans.schema import parse_plan
 
 MINI = """
 title = "Mini"
-columns = ["bbox.AP", "macs_g", "params_m", "select_ratio", "label_ratio"]
+columns = ["label.mAP", "macs_g", "params_m", "select_ratio", "label_ratio"]
 
 [data.small]
 title = "small"
 source = "coco"
-task = "detect"
+task = "multilabel"
 max_ratio = "0.9"
 official = { train = 100, val = 10 }
 
@@ -25,7 +25,7 @@ label = "Swin"
 model = "swin"
 size = "t"
 data = "small"
-paper = { "bbox.AP" = 22.4 }
+paper = { "label.mAP" = 22.4 }
 paper_source = "nowhere"
 
 [[rows]]
@@ -45,9 +45,9 @@ rows = ["spt"]
 sizes = { t = "nano" }
 limit = 6
 differs = ["tiny"]
-[scales.smoke.recipes.detect]
-preset = "sample"
-res = "64x64"
+[scales.smoke.recipes.multilabel]
+preset = "sample-multilabel"
+res = "128x128"
 epochs = 2
 batch = 3
 warmup = 1
@@ -55,8 +55,8 @@ workers = 0
 log_every = 1
 
 [scales.small]
-[scales.small.recipes.detect]
-preset = "detect-paper"
+[scales.small.recipes.multilabel]
+preset = "multilabel-voc"
 """
 
 

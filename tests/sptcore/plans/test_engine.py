@@ -61,7 +61,7 @@ def test_leaves_tables_and_a_run_folder_a_row(undisturbed: Reproduction) -> None
     home = undisturbed.folder
     assert (undisturbed.trained, undisturbed.found, undisturbed.stopped) == (2, 0, None)
     swin, spt = undisturbed.table.rows
-    assert swin.cells["bbox.AP"].paper == 22.4
+    assert swin.cells["label.mAP"].paper == 22.4
     assert swin.cells["select_ratio"].mean is None
     assert spt.cells["select_ratio"].mean == 100  # an untrained gate selects everything
     assert 0 < (spt.cells["label_ratio"].mean or 0) < 100
@@ -130,7 +130,7 @@ def test_more_seeds_and_other_rows_may_follow(tmp_path: Path) -> None:
     assert [len(row.seeds) for row in first.table.rows] == [1, 0]
     more = reproduce(mini_request(tmp_path / "mini", rows=("swin",), seeds=2))
     assert (more.trained, more.found) == (1, 1)
-    cell = more.table.rows[0].cells["bbox.AP"]
+    cell = more.table.rows[0].cells["label.mAP"]
     assert cell.seeds == 2
     assert cell.spread is not None
 

@@ -60,10 +60,10 @@ def test_the_paper_s_own_counts_follow_from_its_ratios() -> None:
         ("max_ratio", "max_ration", "unknown key 'data.small.max_ration'", "'max_ratio'"),
         ('data = "small"\npaper =', 'data = "smal"\npaper =', "no data set 'smal'", "'small'"),
         ('rows = ["spt"]', 'rows = ["sptt"]', "no row 'sptt'", "'spt'"),
-        ('"bbox.AP" = 22.4', '"bbox.APP" = 22.4', "no column 'bbox.APP'", "'bbox.AP'"),
+        ('"label.mAP" = 22.4', '"label.mAPP" = 22.4', "no column 'label.mAPP'", "'label.mAP'"),
         ('paper_source = "nowhere"\n', "", "without a source", None),
         ('key = "spt"', 'key = "swin"', "same key", None),
-        ("recipes.detect]\npreset = \"detect-paper\"", "recipes.detekt]\npreset = \"detect-paper\"", "recipe", None),
+        ("[scales.small.recipes.multilabel]", "[scales.small.recipes.multilabell]", "recipe", None),
         ("title = \"Mini\"", "title = Mini", "not TOML", None),
     ],
 )  # fmt: skip

@@ -30,7 +30,7 @@ def table(**runs: int) -> Table:
 
 
 def test_mean_and_spread() -> None:
-    cell = table(swin=3).rows[0].cells["bbox.AP"]
+    cell = table(swin=3).rows[0].cells["label.mAP"]
     assert cell.mean == pytest.approx(30.0)
     assert cell.spread == pytest.approx(statistics.stdev([20, 30, 40]))
     assert (cell.seeds, cell.paper) == (3, 22.4)
@@ -38,14 +38,14 @@ def test_mean_and_spread() -> None:
 
 def test_one_seed_has_no_spread_and_none_no_mean() -> None:
     swin, spt = table(swin=1).rows
-    assert (swin.cells["bbox.AP"].spread, swin.cells["bbox.AP"].seeds) == (None, 1)
-    assert spt.cells["bbox.AP"] == Cell(None, None, 0, None)
+    assert (swin.cells["label.mAP"].spread, swin.cells["label.mAP"].seeds) == (None, 1)
+    assert spt.cells["label.mAP"] == Cell(None, None, 0, None)
     assert swin.cells["select_ratio"].mean is None
 
 
 def test_a_figure_of_minus_one_is_no_figure() -> None:
-    assert outcome(0, ap=-1.0).value("bbox.AP") is None
-    assert outcome(0, ap=0.5).value("bbox.AP") == 50
+    assert outcome(0, ap=-1.0).value("label.mAP") is None
+    assert outcome(0, ap=0.5).value("label.mAP") == 50
 
 
 def test_markdown_has_the_paper_beside_and_leaves_cells_empty() -> None:
