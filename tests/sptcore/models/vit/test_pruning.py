@@ -77,6 +77,8 @@ def test_the_ratio_loss_is_what_the_hand_computes():
         shares = [counts[0] / 16, counts[1] / 8]
         terms.append(sum((share - 0.7**number) ** 2 for share in shares) / 2)
     assert features.losses["loss_ratio"].item() == pytest.approx(2.0 * sum(terms) / 2, rel=1e-5)
+    features.losses["loss_ratio"].backward()
+    assert all(one.grad is not None and one.grad.any() for one in model.pruning.parameters())
 
 
 def test_decisions_are_cumulative_and_drawn():
@@ -87,6 +89,35 @@ def test_decisions_are_cumulative_and_drawn():
     assert not torch.equal(first, second)
     torch.manual_seed(0)
     assert torch.equal(first, model(images).selections[0].selection.mask)
+
+
+def test_a_token_is_drawn_with_the_probability_its_predictor_says():
+    """Two-class Gumbel-softmax: 0.8 here; one Gumbel sample alone would keep 0.98."""
+    model = small_vit("predictor").train()
+    last = model.pruning.predictors["1"].score[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([math.log(0.8), math.log(0.2)]))
+        torch.manual_seed(0)
+        first = model(tokens(8, 3, 256, 256)).selections[0].selection
+    share, deviation = first.ratio.item(), math.sqrt(0.8 * 0.2 / first.mask.numel())
+    assert abs(share - 0.8) < 5 * deviation
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_predictor_averages_over_the_tokens_that_are_left(training):
+    model = small_vit("predictor").train(training)
+    averaged = []
+    for predictor in model.pruning.predictors.values():
+        predictor.register_forward_hook(lambda module, given, output: averaged.append(given[1].squeeze(1) > 0.5))
+    sizes = torch.tensor([[96, 80], [64, 70]])
+    features = model(tokens(2, 3, 96, 80), sizes)
+    first = features.selections[0].selection
+    assert torch.equal(averaged[0], first.valid.flatten(1))
+    if training:
+        assert torch.equal(averaged[1], first.mask.flatten(1))
+    else:
+        assert averaged[1].sum(1).tolist() == first.counts.tolist()
 
 
 def test_o23_a_keep_rate_of_one_is_vit_bit_for_bit():
