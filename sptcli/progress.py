@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -14,6 +14,8 @@ from sptcli.flags import Flags
 from sptcore.progress import SILENT, Progress
 
 INTERVAL = 10.0  # seconds between two plain lines
+UNITS = {"img_per_s": "img/s", "memory_mb": "MB"}
+RATIO = "select_ratio.stage"
 
 
 def choose_progress(flags: Flags, *, leader: bool = True, stream: TextIO | None = None) -> Progress:
@@ -164,7 +166,7 @@ class JsonProgress(Remarks):
 
 
 class BarProgress(Remarks):
-    """A bar a stage, drawn by rich; remarks scroll above it."""
+    """A bar a stage, drawn by rich, what there is to watch on lines of its own below; remarks scroll above them."""
 
     def __init__(self, stream: TextIO, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(stream, quiet=quiet, clock=clock)
@@ -176,14 +178,19 @@ class BarProgress(Remarks):
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.text import Text
 
-        self.bars = Progress(
+        class Bars(Progress):
+            def get_renderables(self) -> Iterator[Any]:
+                yield self.make_tasks_table(self.tasks)
+                yield from (Text(task.fields["extra"]) for task in self.tasks if task.fields["extra"])
+
+        self.bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[extra]}", markup=False),
             console=self.console,
             transient=True,
         )
@@ -212,14 +219,16 @@ class BarProgress(Remarks):
 
 
 def _fields(fields: dict[str, object]) -> str:
-    shown = (f"{_short(k)} {v:.4g}" if isinstance(v, float) else f"{_short(k)} {v}" for k, v in fields.items())
-    return "".join(f", {printable(text)}" for text in shown)
+    return "".join(f", {printable(_in_words(name, value))}" for name, value in fields.items())
 
 
-def _short(name: str) -> str:
-    """The name of a column of metrics as a line has room for it: `rpn_box_reg`, `select 3`, `img/s`, `MB`."""
-    name = name.removeprefix("loss_").replace("select_ratio.stage", "select ")
-    return {"img_per_s": "img/s", "memory_mb": "MB"}.get(name, name)
+def _in_words(name: str, value: object) -> str:
+    """A column of metrics and its value in a line: `loss_select 0.65`, `select ratio s3 1.00`, `5.2 img/s`."""
+    if name in UNITS:
+        return f"{value} {UNITS[name]}"
+    if name.startswith(RATIO) and isinstance(value, float):
+        return f"select ratio s{name.removeprefix(RATIO)} {value:.2f}"
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def _duration(seconds: float) -> str:

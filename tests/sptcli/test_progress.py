@@ -6,6 +6,7 @@ import io
 import json
 
 import pytest
+from rich.console import Console
 
 from sptcli.flags import Flags
 from sptcli.progress import BarProgress, JsonProgress, PlainProgress, Remarks, choose_progress
@@ -128,7 +129,7 @@ def test_what_was_done_before_counts_but_not_for_the_pace() -> None:
         clock.now += 1
         progress.advance(1, **{"loss": 2.5, "loss_select": 0.25, "select_ratio.stage3": 0.5, "img_per_s": 8.0})
     assert stream.getvalue() == (
-        "training: 90/100 (90%) in 10s, 10s left, loss 2.5, select 0.25, select 3 0.5, img/s 8\n"
+        "training: 90/100 (90%) in 10s, 10s left, loss 2.5, loss_select 0.25, select ratio s3 0.50, 8.0 img/s\n"
     )
 
 
@@ -141,3 +142,19 @@ def test_a_bar_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     progress.bars.refresh()
     progress.close()
     assert "3/4" in stream.getvalue()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_what_is_watched_takes_no_room_from_the_bar(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    progress, stream = BarProgress(Terminal()), io.StringIO()
+    progress.start("training spt-nano", 240)
+    progress.advance(3, **{f"loss_{name}": 0.5 for name in ("box", "mask", "rpn", "select")}, memory_mb=937)
+    shown = [*progress.bars.get_renderables()]
+    progress.close()
+    Console(file=stream, width=columns).print(*shown)
+    bar, *below = stream.getvalue().splitlines()
+    assert bar.startswith("training spt-nano ")
+    assert "3/240" in bar
+    assert "loss_box 0.5, loss_mask 0.5, loss_rpn 0.5, loss_select 0.5, 937 MB" in " ".join(map(str.strip, below))
