@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -34,12 +35,12 @@ def find_place(world: int, environ: Mapping[str, str] = os.environ, *, nodes: in
     """The place of this process in a run of `world` processes, None when nobody has started the others yet.
 
     torchrun's variables count first, then those of a process started by srun. Raises UsageError when srun started
-    another number of processes than the run has, or than it has machines.
+    another number of processes than the run has, or than it has machines, and when such variables are set by halves.
     """
-    if int(environ.get("WORLD_SIZE") or 1) > 1:
-        rank, size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+    if (size := _number(environ, "WORLD_SIZE", 1)) > 1:
+        rank = _number(environ, "RANK")
         hosted = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        local = int(environ.get("LOCAL_RANK") or 0)
+        local = _number(environ, "LOCAL_RANK", 0)
         return Place(rank, size, local, environ.get("MASTER_ADDR") or "localhost", _port(environ), hosted)
     tasks = _srun_tasks(environ)
     if tasks in (1, nodes) and tasks != world:
@@ -49,22 +50,32 @@ def find_place(world: int, environ: Mapping[str, str] = os.environ, *, nodes: in
         raise UsageError(f"srun started {tasks} processes, the settings are for {world}", hint=hint)
     if world == 1:
         return None
-    local = int(environ.get("SLURM_LOCALID") or 0)
-    return Place(int(environ["SLURM_PROCID"]), world, local, _first_host(environ), _port(environ))
+    local = _number(environ, "SLURM_LOCALID", 0)
+    return Place(_number(environ, "SLURM_PROCID"), world, local, _first_host(environ), _port(environ))
+
+
+def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """The number in a launcher's variable; `default` where it is missing or empty. Raises UsageError."""
+    text = environ.get(name) or ("" if default is None else str(default))
+    if not text.isdecimal():
+        said = f"is {text!r}, not a number" if text else "is missing beside the other variables of a launcher"
+        hint = "unset RANK, WORLD_SIZE and MASTER_PORT: spt train --devices N needs none of them"
+        raise UsageError(f"the environment variable {name} {said}", hint=hint)
+    return int(text)
 
 
 def _srun_tasks(environ: Mapping[str, str]) -> int:
     """Processes that srun started beside this one; 1 elsewhere, also in a batch script, which has its variables too."""
     in_step = "SLURM_STEP_ID" in environ or "SLURM_JOB_ID" not in environ
-    if "SLURM_PROCID" not in environ or not in_step:
+    if not environ.get("SLURM_PROCID") or not in_step:
         return 1
-    return int(environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS") or 1)
+    return _number(environ, "SLURM_STEP_NUM_TASKS" if environ.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS", 1)
 
 
 def _port(environ: Mapping[str, str]) -> int:
     """MASTER_PORT, else one that the processes of a SLURM job agree on and other jobs rarely take."""
-    if given := environ.get("MASTER_PORT"):
-        return int(given)
+    if environ.get("MASTER_PORT"):
+        return _number(environ, "MASTER_PORT")
     return 20000 + int(environ["SLURM_JOB_ID"]) % 20000 if environ.get("SLURM_JOB_ID", "").isdecimal() else _PORT
 
 
@@ -140,6 +151,8 @@ def launch(
         max_restarts=0,
         monitor_interval=0.2,
     )
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # torch's lines for its own developers; what matters is told below
     try:
         elastic_launch(settings, sys.executable)(*arguments)
     except ChildFailedError as error:
@@ -150,6 +163,8 @@ def launch(
     except RendezvousError as error:
         hint = "the same command must run on every machine, and HOST be one of them"
         raise EnvironmentFault(f"the {nodes} machines did not meet: {error}", where=endpoint, hint=hint) from error
+    finally:
+        logging.disable(before)
     return 0
 
 

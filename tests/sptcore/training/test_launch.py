@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -116,3 +118,28 @@ def test_launchers_of_two_machines_meet() -> None:
     said = [launcher.communicate(timeout=300)[0].strip() for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0]
     assert sorted(said) == ["rank 0 of 2", "rank 1 of 2"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK is missing"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', not a number"),
+        (TORCHRUN | {"MASTER_PORT": "x"}, "MASTER_PORT is 'x'"),
+        (SRUN | {"SLURM_PROCID": "x"}, "SLURM_PROCID is 'x'"),
+        (SRUN | {"SLURM_NTASKS": "4(x2)"}, "SLURM_NTASKS is"),
+    ],
+)
+def test_variables_set_by_halves_are_named(environ: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        find_place(4, environ)
+
+
+def test_an_empty_variable_of_slurm_is_none() -> None:
+    assert find_place(4, SRUN | {"SLURM_PROCID": ""}) is None
+
+
+def test_torch_does_not_speak_beside_us(capfd: pytest.CaptureFixture[str]) -> None:
+    assert launch(["-c", "raise SystemExit(3)"], 2) == 3
+    assert "SystemExit" not in capfd.readouterr().err
+    assert logging.root.manager.disable == logging.NOTSET
