@@ -32,7 +32,7 @@ class TensorBoardLog:
         require_tensorboard()
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(home / FOLDER), purge_step=step if step else None)
+        self._writer = SummaryWriter(str(home / FOLDER), purge_step=step)
         for row in rows:
             if step and row["step"] == step:
                 self.append(row)

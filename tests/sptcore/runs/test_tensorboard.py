@@ -55,3 +55,17 @@ def test_without_it_the_cure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EnvironmentFault) as caught:
         require_tensorboard()
     assert "pip install 'spt[log]'" in str(caught.value.hint)
+
+
+def test_a_run_that_begins_anew_has_each_step_once(tmp_path: Path) -> None:
+    """A crash before the first checkpoint: the resumed run goes on from step 0."""
+    pytest.importorskip("tensorboard", reason=MISSING)
+    for value in (1.0, 2.0):
+        log = TensorBoardLog(tmp_path)
+        for step in (1, 2):
+            log.append({"step": step, "loss": value * step})
+        log.close()
+        next((tmp_path / FOLDER).iterdir()).rename(
+            tmp_path / FOLDER / f"events.out.tfevents.{value}.host"
+        ) if value == 1 else None
+    assert scalars(tmp_path, "loss") == [(1, 2.0), (2, 4.0)]
