@@ -56,7 +56,8 @@ def base_lr(config: TrainConfig, images_per_step: int) -> float:
 def lr_factor(step: int, *, config: TrainConfig, steps_per_epoch: int) -> float:
     """The factor on the peak learning rate at `step` (0-based): linear warm-up from 1/1000, then drops or a cosine."""
     total = config.epochs * steps_per_epoch
-    warmup = min(round(config.warmup_epochs * steps_per_epoch) or config.warmup, total // 2)
+    warmup = round(config.warmup_epochs * steps_per_epoch) if config.warmup_epochs else config.warmup
+    warmup = min(warmup, total // 2)
     if config.schedule == "cosine":
         done = min(1.0, max(0, step - warmup) / max(1, total - warmup))
         share = config.min_lr_share

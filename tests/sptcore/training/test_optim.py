@@ -59,6 +59,8 @@ def test_warm_up_in_epochs_and_a_cosine_that_ends_above_zero() -> None:
     assert factors[100] == max(factors) == 1
     assert factors[300] == pytest.approx(0.505)
     assert factors[500] == pytest.approx(0.01)
+    short = config.model_copy(update={"warmup_epochs": 0.001})
+    assert lr_factor(0, config=short, steps_per_epoch=100) == 1.0, "less than a step: none, not the 7 steps"
     steps = config.model_copy(update={"warmup_epochs": 0.0})
     assert lr_factor(7, config=steps, steps_per_epoch=50) == 1
 
