@@ -20,12 +20,13 @@ from sptcore.progress import SILENT, Progress
 from sptcore.tasks.base import Batch
 from sptcore.training.config import TrainConfig
 from sptcore.training.datasets import ImageDataset
+from sptcore.training.distill import load_teacher
 from sptcore.training.distributed import ALONE, Group
 from sptcore.training.loading import BatchLoader
 from sptcore.training.optim import build_optimizer
 from sptcore.training.prepare import Prepared, build_model
 from sptcore.training.sampler import Draw
-from sptcore.training.state import TrainState
+from sptcore.training.state import AveragedWeights, TrainState
 from sptcore.training.step import Stepper, make_scaler
 
 SHARE = 0.9
@@ -71,12 +72,14 @@ class _Trial:
     def begin(cls, config: TrainConfig, prepared: Prepared, device: torch.device) -> _Trial:
         plain = config.model_copy(update={"accum": 1, "init": "none"})
         model = build_model(prepared.task, prepared.spec, plain).to(device)
-        state = TrainState(model, build_optimizer(model, plain), scaler=make_scaler(plain, device))
+        average = AveragedWeights(model, plain.ema) if plain.ema else None
+        state = TrainState(model, build_optimizer(model, plain), average, make_scaler(plain, device))
+        teacher = load_teacher(plain, model, prepared.spec, device)
         images = copy.copy(prepared.train)
         images.geometry = Stretched(largest_frame(config, prepared.train))
         crowds = [len(record.instances) for record in islice(images.records, _LOOKED_AT)]
         order = sorted(range(len(crowds)), key=lambda index: -crowds[index])
-        return cls(Stepper(plain, prepared.task, model, device, ALONE), state, images, order)
+        return cls(Stepper(plain, prepared.task, model, device, ALONE, teacher), state, images, order)
 
     def take(self, number: int) -> None:
         """One training step on `number` images."""

@@ -120,3 +120,13 @@ def test_the_measured_peak_is_that_of_the_work() -> None:
 def test_settings_that_are_to_be_probed_are_settled_by_the_trainer(data: Path) -> None:
     assert tiny_config(data, batch="auto").batch == 0
     assert make_trainer(tiny_config(data, batch="auto")).config.batch == 3
+
+
+def test_the_trial_holds_what_the_run_will_hold(
+    data: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autobatch, "load_teacher", lambda config, model, spec, device: "a teacher")
+    trial = autobatch._Trial.begin(tiny_config(data, ema=0.9), prepared, CPU)
+    assert trial.state.average is not None
+    assert trial.step.teacher == "a teacher"
+    assert autobatch._Trial.begin(tiny_config(data, ema=0), prepared, CPU).state.average is None
