@@ -126,7 +126,7 @@ class TopkWindowsSelector(Selector):
 class RandomSelector(Selector):
     """A fixed share of each image's tokens whatever is in them, the control of every other selection.
 
-    Drawn from torch's generator in training; in evaluation by a fixed hash of the token's index, so that it repeats.
+    Drawn from torch's generator in training; in evaluation by a fixed hash of the token's place, so that it repeats.
     """
 
     def __init__(self, dim: int, config: BackboneConfig, shift_size: int = 0) -> None:

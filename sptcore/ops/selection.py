@@ -160,12 +160,14 @@ def select_windows(activity: Tensor, valid: Tensor, *, ratio: float, window_size
 
 
 def repeatable_noise(like: Tensor) -> Tensor:
-    """Numbers in [0, 1) shaped as `like` (B, H, W), in its dtype: a fixed hash of the token's index in its image."""
-    index = torch.arange(like[0].numel(), device=like.device)
-    mixed = (index + 1) * 0x9E3779B1 % 2**32  # Knuth's multiplicative hash, then one more round
+    """Numbers in [0, 1) shaped as `like` (B, H, W), in its dtype: a fixed hash of the token's row and column, whatever
+    padding lies beside it.
+    """
+    rows, columns = (torch.arange(side, device=like.device) for side in like.shape[1:])
+    mixed = (rows[:, None] * 2**16 + columns + 1) * 0x9E3779B1 % 2**32  # Knuth's multiplicative hash, then one round
     mixed = (mixed ^ (mixed >> 15)) * 0x2C1B3C6D % 2**32
     mixed = (mixed ^ (mixed >> 12)) % 2**24  # what float32 holds exactly
-    return (mixed.to(like.dtype) / 2**24).view_as(like[0]).expand_as(like)
+    return (mixed.to(like.dtype) / 2**24).expand_as(like)
 
 
 def _share(ratio: float) -> Fraction:

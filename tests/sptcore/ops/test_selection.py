@@ -167,11 +167,11 @@ def test_o20_equal_windows_are_taken_in_their_order(shift):
     assert not torch.equal(again, mask)
 
 
-def test_repeatable_noise_depends_on_the_index_alone():
+def test_repeatable_noise_depends_on_the_place_alone():
     first, again = (repeatable_noise(torch.empty(3, 20, 30)) for _ in range(2))
     assert torch.equal(first, again)
     assert torch.equal(first[0], first[2])
-    assert torch.equal(repeatable_noise(torch.empty(1, 2, 3)).flatten(), first[0].flatten()[:6])
+    assert torch.equal(repeatable_noise(torch.empty(1, 2, 3))[0], first[0, :2, :3]), "whatever padding lies beside it"
     assert len(first[0].unique()) == 600
     assert first.min() >= 0
     assert first.max() < 1
