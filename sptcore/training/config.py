@@ -63,7 +63,6 @@ class TrainConfig(BaseModel):
         "auto",
         "selection labels: auto (found or built), a file make-labels wrote, or what to make them from: boxes, masks, "
         "image (where a padded image lies on its canvas)",
-        running=True,
     )
     strict: bool = _setting(False, "stop at the first invalid annotation instead of leaving it out")
     allow_truncated: bool = _setting(False, "use images whose file ends early instead of stopping")

@@ -29,7 +29,7 @@ from sptcore.training.evaluate import Evaluation, Interrupted, Running, evaluate
 from sptcore.training.loading import BatchLoader, default_workers
 from sptcore.training.meters import Meters, Pace, shown_values
 from sptcore.training.optim import base_lr, build_optimizer, lr_factor, set_lr
-from sptcore.training.prepare import Prepared, build_model, memory_mb, prepare
+from sptcore.training.prepare import Prepared, build_model, memory_mb, prepare, same_labels
 from sptcore.training.sampler import Draw, EpochSampler
 from sptcore.training.state import AveragedWeights, TrainState
 from sptcore.training.step import Stepper, StepResult, make_scaler
@@ -98,6 +98,8 @@ def make_trainer(
 def check_resumable(config: TrainConfig, run: Run) -> None:
     """Raise UsageError when `config` differs from what `run` was started with in a setting that decides the result."""
     changed = read_config(run.home / "config.toml").changed_settings(config)
+    if "labels" in changed and same_labels(*changed["labels"]):
+        del changed["labels"]
     if changed:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         hint = "leave them out, or start a new run for those"

@@ -139,6 +139,22 @@ def open_labels(labels: str, index: DatasetIndex, progress: Progress = SILENT) -
     return LabelStore(ensure_labels(index, labels=labels, progress=progress))
 
 
+def same_labels(one: str, other: str) -> bool:
+    """Whether two settings of `labels` stand for the same ones: two files of one source and recipe, wherever they lie.
+
+    A file that is not there any more is taken for the other one, which has to belong to the data in any case.
+    """
+    if one == other:
+        return True
+    if one in SOURCES or other in SOURCES:
+        return False
+    paths = [Path(path).expanduser() for path in (one, other)]
+    if not all(path.is_file() for path in paths):
+        return True
+    headers = [LabelStore(path).header for path in paths]
+    return len({(header.source_sha256, header.params_json) for header in headers}) == 1
+
+
 def warn_of_cut_cells(
     index: DatasetIndex, resolution: tuple[int, int], strides: Sequence[int], progress: Progress
 ) -> None:

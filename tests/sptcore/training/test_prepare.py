@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from sptcore.errors import DataError
+from sptcore.data.locate import open_index
+from sptcore.errors import DataError, UsageError
+from sptcore.labels.build import build_labels
 from sptcore.models.variants import backbone_config
 from sptcore.progress import Silent
+from sptcore.runs import new_run
+from sptcore.training.loop import check_resumable
 from sptcore.training.prepare import label_strides, prepare
 from tests.support.miniatures import coco_document, mini_coco
 from tests.support.samples import samples_root
@@ -66,3 +70,29 @@ def test_another_annotation_file_is_for_the_training_alone(tmp_path: Path) -> No
     with pytest.raises(DataError, match="nothing to validate on") as caught:
         prepare(tiny_config(root, ann=str(trained)))
     assert "val_ann" in str(caught.value.hint)
+
+
+def test_a_resumed_run_keeps_its_labels_wherever_their_file_lies(tmp_path: Path) -> None:
+    """Labels of another kind change what is learned; the same ones under another name do not."""
+    root = mini_data(tmp_path / "set")
+    index = open_index(root, "train")
+    ours, moved, other = (tmp_path / name for name in ("ours.h5", "moved.h5", "boxes.h5"))
+    build_labels(index, ours)
+    build_labels(index, moved)
+    build_labels(index, other, source="boxes")
+
+    def resumes(was: str, now: str) -> bool:
+        run = new_run("train", "tiny", folder=tmp_path / f"{Path(was).stem}-{Path(now).stem}")
+        (run.home / "config.toml").write_text(tiny_config(root, labels=was).to_toml(), encoding="utf-8")
+        try:
+            check_resumable(tiny_config(root, labels=now), run)
+        except UsageError as error:
+            return "labels was" not in str(error)
+        return True
+
+    assert resumes("auto", "auto")
+    assert not resumes("boxes", "masks")
+    assert not resumes("auto", str(ours))
+    assert resumes(str(ours), str(moved))
+    assert not resumes(str(ours), str(other))
+    assert resumes(str(tmp_path / "gone.h5"), str(other))
