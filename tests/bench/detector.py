@@ -58,7 +58,7 @@ def show(result: dict[str, Any]) -> None:
     """Print a contest as a table."""
     print(f"\n{result['title']}, {result['resolution']}, wall (CPU)")
     print(
-        f"{'':20}{'x dense':>16}{'ideal':>8}{'achieved':>16}{'GMACs':>9}{'p50 s':>9}{'min s':>9}{'max s':>9}{'busy':>6}"
+        f"{'':16}{'x dense':>16}{'ideal':>8}{'achieved':>16}{'GMACs':>8}{'p50 s':>8}{'min s':>8}{'max s':>8}{'busy':>6}"
     )
     for name, row in result["rows"].items():
         print(

@@ -8,7 +8,7 @@ import torch
 
 from sptcore.models.variants import build_backbone
 from sptcore.profiling.forced import forced_selection, randomise_biases
-from tests.bench import backbone, detector, training_step
+from tests.bench import backbone, detector, rivals, training_step
 from tests.bench.contest import draw_masks
 from tests.bench.rivals import packing_shares, use_mask_only, use_pad_to_max
 
@@ -25,11 +25,27 @@ def outputs(model, masks, images):
         return model(images).maps["3"]
 
 
-def test_padding_to_the_longest_changes_no_result() -> None:
+def test_padding_to_the_longest_changes_no_result(monkeypatch) -> None:
+    monkeypatch.setattr(rivals, "PIECE_TOKENS", 32)  # several pieces of two containers each
     images = torch.randn(4, 3, 160, 192)
     plain, padded = nano(), use_pad_to_max(nano())
     masks = draw_masks(plain, images, 0.25)
     assert torch.allclose(outputs(plain, masks, images), outputs(padded, masks, images), atol=1e-5)
+
+
+def test_padding_to_the_longest_works_in_pieces_as_packing_does(monkeypatch) -> None:
+    """A rival whose temporaries leave the cache would lose for a reason that is none of its own."""
+    model, images = nano(), torch.randn(4, 3, 160, 192)
+    calls = rivals.attention_parts(model, draw_masks(model, images, 0.25)[0], 0)
+    sizes: list[int] = []
+    inner = rivals.PadToMax.attend
+    monkeypatch.setattr(rivals, "PIECE_TOKENS", 32)
+    monkeypatch.setattr(
+        rivals.PadToMax, "attend", lambda self, *given: (sizes.append(len(given[0])), inner(self, *given))[1]
+    )
+    calls["pad-to-max"]()
+    assert len(sizes) > 2
+    assert max(sizes) == 32
 
 
 def test_masking_is_swin_where_everything_is_selected_and_differs_elsewhere() -> None:
