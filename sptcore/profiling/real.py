@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
@@ -19,16 +18,19 @@ from sptcore.profiling.subjects import Selection, Subject
 from sptcore.progress import SILENT, Progress, track
 from sptcore.runs.models import LoadedModel
 from sptcore.tasks.base import BlockCounts, add_counts, block_counts
+from sptcore.tasks.detection import DetectionTask
 from sptcore.tasks.detector import HeadsConfig
 from sptcore.tasks.pixels import Normalise
 
 
 def trained_subject(name: str, loaded: LoadedModel, selections: tuple[Selection, ...]) -> Subject:
-    """A loaded model as a subject, at `selections`; its heads are those of its task where it is a detector."""
+    """A loaded model as a subject, at `selections`.
+
+    Its heads are its own where it is a detector, else those that a detector of its size would be given.
+    """
     spec = loaded.spec
-    shape = DetectorShape(categories=len(spec.categories), masks=spec.masks)
-    if spec.task == "detect":
-        shape = replace(shape, heads=HeadsConfig.from_dict(spec.heads))
+    heads = spec.heads if spec.task == "detect" else DetectionTask().heads_config("auto", spec.variant)
+    shape = DetectorShape(HeadsConfig.from_dict(heads), categories=len(spec.categories), masks=spec.masks)
     backbone = find_backbone(loaded.model)
     return Subject(name, backbone.config, selections, shape, backbone.state_dict())
 

@@ -202,6 +202,19 @@ def test_pictures_and_a_profile(which: str, tmp_path: Path, request: pytest.Fixt
     assert ran.code == 0, ran.err
 
 
+def test_detectors_of_a_profile_beside_a_classifier_differ_in_the_backbone_alone(classified: Run) -> None:
+    ran = spt("profile", "--res", "64x64", "--weights", classified.home, "--ratio", "1", "--no-latency", "--json")
+    assert ran.code == 0, ran.err
+    macs = {
+        (row["model"], row["scope"]): row["macs_actual"]
+        for row in ran.document["rows"]
+        if row["selection"] != "measured"
+    }
+    around = {model: macs[model, "detector"] - macs[model, "backbone"] for model, _ in macs}
+    assert len(around) == 2
+    assert len(set(around.values())) == 1
+
+
 def test_weights_of_the_sample_find_its_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ("--res", "32x32", "--epochs", "1", "--max-steps", "1", "--device", "cpu")
     ran = spt("train", "--task", "classify", *small, "--run-dir", tmp_path / "run")
