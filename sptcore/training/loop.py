@@ -102,7 +102,7 @@ def check_resumable(config: TrainConfig, run: Run) -> None:
         del changed["labels"]
     if changed:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
-        hint = "leave them out, or start a new run for those"
+        hint = "leave them out; or a new run, which can begin with these weights: --init RUN/weights/last.safetensors"
         raise UsageError(f"a resumed run keeps its settings: {listed}", where=str(run.home), hint=hint)
 
 
@@ -138,7 +138,7 @@ class Trainer:
         self.saved_at = -1
         self.bad_batches: list[dict[str, Any]] = []
         self.evaluation: Evaluation | None = None
-        self.clock = time.monotonic()
+        self.clock, self.timed = time.monotonic(), 0  # since when, and for how many images, the next row counts
         self.pace = Pace(self.images_per_step)
 
     # -- the walk --------------------------------------------------------------------------------------------------
@@ -216,6 +216,7 @@ class Trainer:
         else:
             self._skip(batches, result)
         state.step += 1
+        self.timed += self.images_per_step
         self._report(result)
 
     def _skip(self, batches: tuple[Batch, ...], result: StepResult) -> None:
@@ -223,7 +224,8 @@ class Trainer:
         state = self.state
         state.skipped += 1
         state.bad_in_row += 1
-        ids = [image_id for batch in batches for image_id in batch.image_ids]
+        own = [image_id for batch in batches for image_id in batch.image_ids]
+        ids = [image_id for of_rank in self.group.gathered(own) for image_id in of_rank]
         self.bad_batches.append({"step": state.step, "image_ids": ids, "values": _as_text(result.values)})
         self._warn(f"step {state.step}: the loss is not finite, the step is skipped (images {ids})")
         if state.bad_in_row >= self.config.max_bad_steps:
@@ -245,8 +247,8 @@ class Trainer:
                 counted = {"skipped": state.skipped}
                 if state.scaler is not None:
                     counted |= {"overflowed": state.overflowed, "grad_scale": state.scaler.get_scale()}
-                self._log({**meters.row(), **counted}, seconds=now - self.clock, images=meters.images)
-                self.clock = now
+                self._log({**meters.row(), **counted}, seconds=now - self.clock, images=self.timed)
+                self.clock, self.timed = now, 0
             state.meters = Meters()
 
     def _log(self, values: dict[str, Any], *, seconds: float, images: int) -> None:
@@ -302,7 +304,7 @@ class Trainer:
         if self._main_figure() >= state.best:
             state.best = self._main_figure()
             self._save_weights("best")
-        self.clock = self.pace.start()
+        self.clock += self.pace.start() - started  # the steps before it, not yet in a row, keep their time
 
     def _main_figure(self) -> float:
         """What the last validation came to in the figure by which the best weights are chosen."""
@@ -322,10 +324,12 @@ class Trainer:
 
     def _save(self) -> None:
         state = self.state
-        if not self.group.is_leader or self.saved_at == state.step:
+        if not self.group.is_leader:
+            return
+        best = state.evaluated_at == state.step and self.evaluation is not None and self._main_figure() == state.best
+        if self.saved_at == state.step and not best:  # a validation made up for may say only now that it is the best
             return
         content = state.to_checkpoint(self.config, self.prepared.spec)
-        best = state.evaluated_at == state.step and self.evaluation is not None and self._main_figure() == state.best
         save_checkpoint(self.run.checkpoints, content, step=state.step, keep=self.config.keep, best=best)
         self.saved_at = state.step
         self.log.write_csv()

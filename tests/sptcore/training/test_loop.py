@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from sptcore.errors import IntegrityError, NumericalError, ResourceError, UsageE
 from sptcore.progress import Silent
 from sptcore.runs import Run, checkpoints, load_weights, new_run, read_metrics
 from sptcore.runs.models import load_model
-from sptcore.training import loop
+from sptcore.training import loop, meters
+from sptcore.training.distributed import Group
 from sptcore.training.loop import fit
 from sptcore.training.step import Stepper, StepResult
 from tests.support.training import STEPS, difference, final_state, mini_data, tiny_config, tiny_run
@@ -390,3 +392,59 @@ def test_curves_for_tensorboard_survive_a_crash(
     assert [event.step for event in events.Scalars("loss")] == list(wanted)
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(list(wanted.values()), rel=1e-5)
     assert [event.step for event in events.Scalars("val/bbox.AP")] == [2, 4]
+
+
+def test_a_row_counts_the_time_of_all_its_steps_and_of_no_validation(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second a step, a hundred a validation, which falls between the second and the third step of a row."""
+    now = [0.0]
+    take, real = Stepper.__call__, loop.evaluate_model
+
+    def step(self: Stepper, state: Any, batches: Any) -> StepResult:
+        now[0] += 1
+        return take(self, state, batches)
+
+    def evaluate(*arguments: Any, **named: Any) -> Any:
+        now[0] += 100
+        return real(*arguments, **named)
+
+    for module in (loop, meters):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Stepper, "__call__", step)
+    monkeypatch.setattr(loop, "evaluate_model", evaluate)
+    rows = tiny_run(tmp_path / "run", data, log_every=3).run.metrics()
+    assert [(row["step"], row["seconds"], row["img_per_s"]) for row in rows if "loss" in row] == [(3, 3, 2), (4, 1, 2)]
+    assert [row["seconds"] for row in rows if "val.bbox.AP" in row] == [100, 100]
+
+
+def test_the_last_validation_made_up_for_says_which_checkpoint_is_best(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_told(*arguments: Any, **named: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **named)
+
+    real = loop.evaluate_model
+    config, run = tiny_config(data, eval_every=0), new_run("train", "tiny", folder=tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate_model", be_told)
+        assert fit(config, run).stopped == "SIGTERM"
+    assert not (run.checkpoints / "best.pt").exists()
+    assert fit(config, run, resume=True).stopped is None
+    assert checkpoints.load_checkpoint(run.checkpoints / "best.pt")["step"] == STEPS
+
+
+def test_a_bad_step_names_the_images_of_all_processes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process's are forced: 98 and 99."""
+    watch_steps(monkeypatch, {0})
+    both = lambda self, value: [value, [98, 99]] if isinstance(value, list) else [value]  # noqa: E731
+    monkeypatch.setattr(Group, "gathered", both)
+    run = new_run("train", "tiny", folder=tmp_path / "run")
+    with pytest.raises(NumericalError):
+        fit(tiny_config(data, max_bad_steps=1), run)
+    (bad,) = json.loads((run.home / "bad-batches.json").read_text())
+    assert len(bad["image_ids"]) == 4
+    assert bad["image_ids"][2:] == [98, 99]
