@@ -268,18 +268,26 @@ def _backbone_changes(backbone: AnyBackboneConfig, settings: EvaluationSettings)
     if settings.packing is not None:
         changes["eval_packing"] = settings.packing
     if changes and not backbone.num_spa_blocks:
-        raise UsageError(
-            "this model selects no tokens, so there is nothing to change about it", where=", ".join(changes)
-        )
+        raise UsageError("this model selects no tokens, so there is nothing to change about it", where=_asked(settings))
     if backbone.is_plain and (settings.packing is not None or (changes and backbone.fixed_ratios)):
         message = "a ViT packs whole images and prunes by its own keep rate, so there is nothing to change about it"
-        raise UsageError(message, where=", ".join(changes))
+        raise UsageError(message, where=_asked(settings))
     if backbone.fixed_ratios and (settings.gt_selection or settings.select_ratio is not None):
-        raise UsageError("this model keeps the shares its own predictors were trained for", where=", ".join(changes))
+        raise UsageError("this model keeps the shares its own predictors were trained for", where=_asked(settings))
     if settings.select_ratio is not None and not (backbone.uses_gates or backbone.selector in FIXED_RATIO):
         raise UsageError("--select-ratio needs the scores of gates, which this model has not")
     check_effect(config_from_dict(backbone.to_dict() | changes), changes)
     return changes
+
+
+def _asked(settings: EvaluationSettings) -> str:
+    """The flags that would change how the model selects."""
+    flags = {
+        "--gt-selection": settings.gt_selection,
+        "--select-ratio": settings.select_ratio is not None,
+        "--packing": settings.packing is not None,
+    }
+    return ", ".join(flag for flag, given in flags.items() if given)
 
 
 def _shared_classes(loaded: LoadedModel, index: DatasetIndex, progress: Progress) -> dict[int, str]:
