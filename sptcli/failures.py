@@ -22,6 +22,8 @@ from sptcli.session import Session
 from sptcore.errors import SptError, did_you_mean
 
 CLOSED_PIPE = 141
+STOPPED = (130, 143)
+"""Of several processes that are stopped together the leader alone says so."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def _conclude(code: int, failure: Failure | None, session: Session, commands: It
     """Show the failure on stderr and write the one JSON document where it was asked for."""
     from sptcli.console import dump_json, show_failure
 
-    if failure is not None:
+    if failure is not None and (session.is_leader or failure.code not in STOPPED):
         show_failure(failure, as_json=session.flags.progress == "json")
     if not session.wants_json or not (session.opened or failure is not None) or not session.is_leader:
         return

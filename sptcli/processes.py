@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sptcli.session import Session
+from sptcore.errors import EnvironmentFault
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +47,12 @@ def launched(session: Session, spread: Spread) -> int | None:
 
     waits = spread.place() is None and spread.devices * spread.nodes > 1
     on_cuda = pick_device(spread.device).type == "cuda"
+    if spread.gpus is not None and not on_cuda:
+        named = ",".join(map(str, spread.gpus))
+        hint = f"--devices {spread.devices} starts as many processes on the CPU; spt doctor tells of GPUs"
+        raise EnvironmentFault(f"GPUs {named} are named, but this runs on the CPU", hint=hint)
     if spread.gpus is not None or (on_cuda and waits):
-        check_gpus(spread.devices, spread.gpus, count=torch.cuda.device_count() if on_cuda else 0)
+        check_gpus(spread.devices, spread.gpus, count=torch.cuda.device_count())
     if not waits:
         return None
     session.opened = False  # the processes say everything
@@ -63,6 +68,7 @@ def joined_here(spread: Spread) -> Iterator[tuple[Group, torch.device]]:
 
     place = spread.place()
     if place is not None:
-        os.environ["RANK"] = str(place.rank)  # srun's processes too: the first of them speaks
+        # srun's processes too: the first of them speaks
+        os.environ |= {"RANK": str(place.rank), "WORLD_SIZE": str(place.world)}
     with joined(pick_device(spread.device), place, gpus=spread.gpus) as (group, device):
         yield group, device

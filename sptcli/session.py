@@ -159,7 +159,8 @@ class Session:
     @property
     def is_leader(self) -> bool:
         """Whether this process speaks: rank 0 of a distributed run, or the only one."""
-        return os.environ.get("RANK", "0") in ("", "0")
+        alone = os.environ.get("WORLD_SIZE", "") in ("", "0", "1")  # a RANK left over in the shell counts for nothing
+        return alone or os.environ.get("RANK", "") in ("", "0")
 
     @cached_property
     def progress(self) -> Progress:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +15,12 @@ from sptcli.console import pairs, table
 from sptcli.processes import Spread, joined_here, launched
 from sptcli.session import Session
 from sptcli.settings import Extra
-from sptcore.errors import UsageError
+from sptcore.errors import SptError, UsageError
 
 if TYPE_CHECKING:
     from sptcore.runs import Run
     from sptcore.training.config import TrainConfig
+    from sptcore.training.distributed import Group
     from sptcore.training.loop import FitReport
 
 EXAMPLES = (
@@ -178,7 +180,8 @@ def command(
         str | None, _option("--name", text="name of the run's folder after its time", panel=RUNNING)
     ] = None,
     time_limit: Annotated[
-        float | None, _option("--time-limit", text="stop and save after 3h30m", parser=parse_seconds, panel=RUNNING)
+        float | None,
+        _option("--time-limit", text="stop and save after 3h30m", parser=parse_seconds, metavar="TIME", panel=RUNNING),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="two steps: time and memory it would take")] = False,
     strict: options.Strict = False,
@@ -194,10 +197,9 @@ def command(
 
     The run folder holds settings, metrics, checkpoints and weights; `spt train --config RUN/config.toml` runs it again.
     """
-    from sptcore.runs import Run
     from sptcore.training.loop import check_resumable, make_trainer
 
-    session = Session.of(ctx)
+    session, began = Session.of(ctx), time.monotonic()
     run = _resumed(resume, run_dir)
     config = _config(session, run)
     if dry_run:
@@ -210,17 +212,34 @@ def command(
         return code
     with joined_here(spread) as (group, own_device):
         trainer = make_trainer(config, group=group, device=own_device, progress=session.progress)
-        made = run or (
-            _fresh(config, run_dir, name) if group.is_leader else None
-        )  # not before: a refused run leaves none
-        home = Run(Path(str(group.first(str(made.home) if made else None))))
+        # not before: a run that is refused leaves no folder
+        home = run or _shared_home(group, lambda: _fresh(config, run_dir, name))
         session.note(f"run: {home.home}")
-        report = trainer.fit(home, resume=run is not None, time_limit=time_limit)
+        left = None if time_limit is None else max(0.0, time_limit - (time.monotonic() - began))
+        report = trainer.fit(home, resume=run is not None, time_limit=left)
     if session.is_leader:
         _show(session, report)
     if report.stopped in SIGNALS:
         raise SystemExit(SIGNALS[report.stopped])
     return 0
+
+
+def _shared_home(group: Group, make: Callable[[], Run]) -> Run:
+    """The folder that the leader makes, on every process; when it cannot, it says why and the others go quietly."""
+    from sptcore.runs import Run
+
+    made, failure = None, None
+    if group.is_leader:
+        try:
+            made = make()
+        except SptError as error:
+            failure = error
+    folder, code = group.first((None if made is None else str(made.home), failure and failure.exit_code))
+    if failure is not None:
+        raise failure
+    if folder is None:
+        raise typer.Exit(code or 0)
+    return made or Run(Path(folder))
 
 
 def _resumed(resume: str | None, run_dir: Path | None) -> Run | None:
@@ -235,8 +254,7 @@ def _resumed(resume: str | None, run_dir: Path | None) -> Run | None:
         raise UsageError("--resume auto needs the folder of the run", hint="--run-dir DIR, or --resume last")
     if (run_dir / "config.toml").is_file():
         return open_run(run_dir)
-    if os.environ.get("RANK", "0") == "0":
-        forget_unbegun(run_dir)  # a job that was put back into the queue before its first run had begun
+    forget_unbegun(run_dir)  # a job that was put back into the queue before its first run had begun
     return None
 
 
@@ -261,6 +279,9 @@ def _config(session: Session, run: Run | None) -> TrainConfig:
     if run is None:
         return make_config(values)
     own = read_config(run.home / "config.toml").model_dump(exclude_none=True)
+    if "preset" in named and values.get("preset") != own.get("preset"):
+        was = f"the preset {own['preset']}" if own.get("preset") else "settings of no preset"
+        raise UsageError(f"a resumed run keeps its settings: it began with {was}", where=str(run.home))
     return make_config(own | {key: values[key] for key in named})
 
 
@@ -276,7 +297,7 @@ def _parse_devices(text: str, device: str) -> dict[str, Any]:
     if not all(part.strip().isdecimal() for part in parts):
         raise UsageError(f"--devices {text}: neither a number, nor numbers of GPUs, nor auto", hint="--devices 0,1")
     gpus = tuple(int(part) for part in parts)
-    return {"devices": len(gpus), "gpus": gpus} if len(gpus) > 1 else {"devices": int(parts[0])}
+    return {"devices": len(gpus), "gpus": gpus} if len(gpus) > 1 else {"devices": int(parts[0]), "gpus": None}
 
 
 def _fresh(config: TrainConfig, run_dir: Path | None, name: str | None) -> Run:
@@ -318,5 +339,7 @@ def _show(session: Session, report: FitReport) -> None:
         rows = [[key, figures[key]] for key in (*wanted, *ratios) if key in figures]
         views = [table(["validation", "value"], rows)]
     session.show(document, *views)
+    if report.stopped:
+        session.note(f"stopped by {report.stopped} at step {report.step} of {report.total_steps}; everything is saved")
     files = {"run": run.home, "weights": run.weights, "metrics": run.home / "metrics.csv"}
     session.finish(artefacts=files, next=report.resume_command if report.stopped else f"spt evaluate {run.home}")

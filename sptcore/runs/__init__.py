@@ -18,6 +18,7 @@ import secrets
 import shlex
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -167,7 +168,8 @@ def forget_unbegun(folder: Path) -> None:
     if any(path.is_dir() and any(path.iterdir()) for path in inside):
         return
     for path in inside:
-        path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # several processes of one job may clear the same folder
+            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _timed(parent: Path, label: str) -> Path:

@@ -57,11 +57,11 @@ class Group:
         dist.all_reduce(total)
         return total.tolist()
 
-    def first(self, text: str | None) -> str | None:
-        """The leader's `text` on every process."""
+    def first(self, value: T) -> T:
+        """The leader's `value` on every process."""
         if self.world == 1:
-            return text
-        box = [text]
+            return value
+        box = [value]
         dist.broadcast_object_list(box, src=0, device=self._device())
         return box[0]
 

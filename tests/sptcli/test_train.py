@@ -10,10 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import typer
 
+from sptcli import train
+from sptcli.session import Session
+from sptcli.train import _shared_home
+from sptcore.errors import EnvironmentFault
 from sptcore.runs import Run, open_run
+from sptcore.training import loop
+from sptcore.training.distributed import Group
 from tests.support.cli import spt
 from tests.support.training import difference, final_state, mini_data
 
@@ -127,7 +135,7 @@ def test_real_data_gets_the_papers_recipe(data: Path) -> None:
         (("--device", "cuda:7"), 4, "cuda:7"),
         (("--devices", "two"), 2, "--devices 0,1"),
         (("--devices", "1,1"), 2, "one of its own"),
-        (("--devices", "8,9", "--device", "cpu"), 4, "GPU 9 is not available"),
+        (("--devices", "8,9", "--device", "cpu"), 4, "--devices 2 starts as many processes on the CPU"),
         (("--nodes", "2"), 2, "--rdzv HOST"),
         (("--nodes", "2", "--rdzv", "here"), 2, "not HOST:PORT"),
         (("--batch", "some"), 2, "auto"),
@@ -176,7 +184,59 @@ def test_sigterm_saves_and_exits_143(data: Path, run: Run, tmp_path: Path) -> No
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 143, errors.decode()
     assert b"spt train --resume" in errors
+    assert b"stopped by SIGTERM at step " in errors
     assert open_run(folder).weights.is_file()
     assert spt("train", "--resume", folder).code == 0
     final, whole = final_state(Run(folder)), final_state(run)
     assert difference(whole["checkpoint"]["model"], final["checkpoint"]["model"]) is None
+
+
+def test_the_time_limit_counts_from_the_commands_start(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening the data takes an hour here: nothing is left for steps."""
+    real, clock = loop.make_trainer, time.monotonic
+
+    def slow(*arguments: object, **named: object) -> object:
+        monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: clock() + 3600))
+        return real(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "make_trainer", slow)
+    ran = spt("train", "--data", data, *QUICK, "--run-dir", tmp_path / "run", "--time-limit", "1h")
+    assert ran.code == 0, ran.err
+    assert "stopped by time limit at step 0 of 4; everything is saved" in ran.err
+
+
+def test_a_leader_without_a_folder_sends_the_others_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each half of a conversation of two: what the leader says is what the other hears."""
+    said: list[object] = []
+
+    def refuse() -> Run:
+        raise EnvironmentFault("the run folder is not empty")
+
+    monkeypatch.setattr(Group, "first", lambda self, value: said.append(value) or value)
+    with pytest.raises(EnvironmentFault):
+        _shared_home(Group(0, 2), refuse)
+    monkeypatch.setattr(Group, "first", lambda self, value: said[0])
+    with pytest.raises(typer.Exit) as caught:
+        _shared_home(Group(1, 2), refuse)
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("environ", "speaks"),
+    [
+        ({}, True),
+        ({"RANK": "3"}, True),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, False),
+        ({"RANK": "0", "WORLD_SIZE": "4"}, True),
+    ],
+)
+def test_a_rank_left_over_in_the_shell_silences_nobody(
+    environ: dict[str, str], speaks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert Session().is_leader is speaks
