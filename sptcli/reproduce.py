@@ -78,7 +78,7 @@ def command(
         tuple(rows or ()), workers,
     )  # fmt: skip
     if dry_run:
-        _show_estimate(session, request)
+        _show_estimate(session, request, typed=shlex.quote(plan))
         return
     report = reproduce(request, progress=session.progress)
     _show(session, request, report, typed=shlex.quote(plan))
@@ -99,7 +99,7 @@ def _show_list(session: Session) -> None:
     session.finish(next="spt reproduce table2    (or: spt reproduce table2 --scale paper --dry-run)")
 
 
-def _show_estimate(session: Session, request: Request) -> None:
+def _show_estimate(session: Session, request: Request, *, typed: str) -> None:
     from sptcore.plans.estimate import estimate
 
     found = estimate(request, progress=session.progress)
@@ -119,6 +119,18 @@ def _show_estimate(session: Session, request: Request) -> None:
     views: list[Any] = [table(header, lines, title=_title(request)), pairs(about), found.basis]
     views += [f"missing: {title}: {cure}" for title, cure in found.missing.items()]
     session.show(document, *views)
+    if not found.missing:
+        session.finish(next=_call(request, typed))
+
+
+def _call(request: Request, typed: str) -> str:
+    """The command that does what was asked for, whole."""
+    scale = "" if request.scale == "smoke" else f" --scale {request.scale}"
+    root = "" if request.data_root is None else f" --data-root {shlex.quote(str(request.data_root))}"
+    seeds = "" if request.seeds is None else f" --seeds {request.seeds}"
+    rows = f" --rows {','.join(request.rows)}" if request.rows else ""
+    home = "" if request.home is None else f" --run-dir {shlex.quote(str(request.home))}"
+    return f"spt reproduce {typed}{scale}{root}{seeds}{rows}{home}"
 
 
 def _images(count: int, *, at_most: bool) -> str:

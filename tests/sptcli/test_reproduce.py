@@ -52,6 +52,19 @@ def test_an_estimate_is_shown_and_nothing_made(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
     people = spt("reproduce", "table1", "--scale", "paper", "--rows", "swin-t", "--dry-run")
     assert "at most 70000" in people.out
+    assert "next:" not in people.err  # the data are missing
+
+
+def test_an_estimate_s_next_step_is_the_same_command_whole() -> None:
+    from sptcli.reproduce import _call
+    from sptcore.plans.engine import Request
+    from sptcore.plans.schema import load_plan
+
+    plan = load_plan("table4")
+    assert _call(Request(plan), "table4") == "spt reproduce table4"
+    full = Request(plan, "small", data_root=Path("my data"), seeds=2, home=Path("out"), rows=("spt", "swin"))
+    wanted = "spt reproduce table4 --scale small --data-root 'my data' --seeds 2 --rows spt,swin --run-dir out"
+    assert _call(full, "table4") == wanted
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
