@@ -71,6 +71,18 @@ def test_padding_does_not_change_an_images_result(kind, training):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_both_branches_of_every_block_may_be_dropped(kind):
+    model = small_vit(kind, drop_path=0.3).train()
+    dropped = []
+    for index, block in enumerate(model.blocks):
+        block.drop_path.register_forward_hook(lambda module, given, output, index=index: dropped.append(index))
+    images = tokens(2, 3, 64, 64)
+    model(images, None, labels_for(images))
+    assert dropped == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [block.drop_path.rate for block in model.blocks] == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("output", ["map", "pooled"])
 def test_gradients_reach_every_parameter(kind, output):
     model = small_vit(kind).train()
