@@ -147,12 +147,24 @@ def _counted(cases: list[Case], by: str, known: dict[object, Counted], progress:
 def _timed(request: ProfileRequest, cases: list[Case], rows: list[ProfileRow], progress: Progress) -> list[ProfileRow]:
     """The rows with times and peak memory, as far as they are wanted."""
     if request.latency:
-        times, peaks = _clock(request, {case.name: case.inference() for case in cases}, "timing", progress)
+        passes = {case.name: case.inference() for case in cases}
+        if request.setting.compiled:
+            _compile(passes, progress)
+        times, peaks = _clock(request, passes, "timing", progress)
         rows = [replace(row, latency=times[row.name], peak_bytes=peaks[row.name]) for row in rows]
     if request.train:
         times, peaks = _clock(request, {case.name: case.training() for case in cases}, "timing training", progress)
         rows = [replace(row, train=times[row.name], train_peak_bytes=peaks[row.name]) for row in rows]
     return rows
+
+
+def _compile(passes: dict[str, Pass], progress: Progress) -> None:
+    """The first call of each, before the warm-up, whose pace tells how many rounds there is time for."""
+    progress.start("compiling", len(passes))
+    for name, call in passes.items():
+        call()
+        progress.advance(1, at=name)
+    progress.finish()
 
 
 def _clock(

@@ -9,6 +9,7 @@ from sptcore.profiling.job import BREAKDOWNS, ProfileReport, ProfileRequest, pro
 from sptcore.profiling.macs import backbone_macs, detector_macs, total
 from sptcore.profiling.subjects import Built, Case, Setting, Subject, subject
 from sptcore.profiling.timing import Protocol
+from sptcore.progress import Silent
 
 SETTING = Setting("backbone", 72, 100, batch=2)
 RIVALS = (subject("swin-nano"), subject("spt-nano", (0.25, 1.0), categories=5))
@@ -114,3 +115,22 @@ def test_a_case_is_the_same_on_every_run() -> None:
     assert all(torch.equal(one, other) for one, other in zip(first.masks, second.masks, strict=True))
     assert not torch.equal(first.masks[0], first.masks[1])
     assert all(torch.equal(a, b) for a, b in zip(first.forward(), second.forward(), strict=True))
+
+
+def test_what_is_compiled_is_compiled_before_the_clock_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the pace of the warm-up is the compiler's, and a budget leaves the fewest rounds."""
+    stages: list[str] = []
+
+    class Watching(Silent):
+        def start(self, title: str, total: int | None, *, done: int = 0) -> None:
+            stages.append(title)
+
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    one = subject("spt-nano", (0.25,))
+    for compiled in (True, False):
+        setting = Setting("backbone", 32, 32, compiled=compiled)
+        profile(ProfileRequest((one,), setting, ("backbone",), protocol=ONCE), Watching())
+        assert ("compiling" in stages) == compiled
+        if compiled:
+            assert stages.index("compiling") < stages.index("timing: warm-up")
+        stages.clear()
