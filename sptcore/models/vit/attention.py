@@ -72,7 +72,7 @@ def policy_softmax(scores: Tensor, policy: Tensor, valid: Tensor | None, eps: fl
     if valid is not None:
         seen = valid[:, None, None, :]
         scores = torch.where(seen, scores, scores.masked_fill(~seen, -math.inf).amax(-1, keepdim=True))
-        spread = eps * seen / seen.sum(-1, keepdim=True)
+        spread = eps * seen.to(scores.dtype) / seen.sum(-1, keepdim=True)
     kept = policy[:, None, None, :]
     itself = torch.eye(scores.shape[-1], dtype=scores.dtype, device=scores.device)
     weights = (scores - scores.amax(-1, keepdim=True).detach()).exp() * (kept + (1 - kept) * itself)

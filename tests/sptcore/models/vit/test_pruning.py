@@ -171,6 +171,17 @@ def test_class_attention_leaves_padding_out():
     assert not scores[:, 3:].any()
 
 
+def test_attention_under_a_policy_leaves_padding_out():
+    """Though padding has the highest scores, and eps weighs much here."""
+    scores = tokens(1, 2, 6, 6, dtype=torch.float64)
+    scores[..., 4:] += 9
+    policy = torch.tensor([[1.0, 0.0, 1.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
+    valid = torch.tensor([[True, True, True, True, False, False]])
+    weights = policy_softmax(scores, policy, valid, 0.1)[:, :, :4]
+    assert_same(weights[..., :4], policy_softmax(scores[:, :, :4, :4], policy[:, :4], None, 0.1), tolerance=1e-15)
+    assert not weights[..., 4:].any()
+
+
 def test_ground_truth_selection_is_dense_attention_under_a_mask():
     """Fig. 4: positives and the class token among themselves; negatives take the feed-forward network only."""
     model = small_vit("ground_truth", torch.float64)
