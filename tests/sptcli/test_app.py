@@ -153,9 +153,9 @@ def test_the_runner_of_typer_sees_the_same() -> None:
 
 
 def test_only_rank_zero_speaks() -> None:
-    ran = spt("probe", "--json", env={"RANK": "1"})
+    ran = spt("probe", "--json", env={"RANK": "1", "WORLD_SIZE": "2"})
     assert (ran.code, ran.out, ran.err) == (0, "", "")
-    assert spt("probe", "--json", env={"RANK": "0"}).document["ok"] is True
+    assert spt("probe", "--json", env={"RANK": "0", "WORLD_SIZE": "2"}).document["ok"] is True
 
 
 def test_settings_in_their_order(tmp_path: Path) -> None:
