@@ -8,12 +8,16 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from sptcore.models.variants import build_backbone
+from sptcore.ops.attend_selected.operator import attend_whole
+from tests.sptcore.ops.attend_selected.test_operator import arguments
 from tests.support.networks import randomise
 from tests.support.numerics import assert_same
 
 pytestmark = pytest.mark.slow
 
 SIZES = torch.tensor([[64, 96], [50, 70]])
+SWIN = {"depths": (1, 1, 2, 1)}  # one shifted block; every further block is traced, and takes seconds
+SPT = SWIN | {"num_spa_blocks": 2, "select_threshold": 0.5, "score_propagation": False}
 
 
 def backbone(name: str, **settings) -> nn.Module:
@@ -41,12 +45,11 @@ def check(model: nn.Module, compiled: nn.Module, images: Tensor) -> tuple[float,
     return tuple(float(one.selection.ratio) for one in expected.selections)
 
 
-@pytest.mark.parametrize("name", ["swin-nano", "spt-nano"])
+@pytest.mark.parametrize(("name", "settings"), [("swin-nano", SWIN), ("spt-nano", SPT)])
 @torch.inference_mode()
-def test_one_graph_for_every_selection(name):
-    settings = {"select_threshold": 0.5, "score_propagation": False} if name == "spt-nano" else {}
+def test_one_graph_for_every_selection(name, settings):
     model = backbone(name, **settings)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)
     ratios = {check(model, compiled, batch(seed)) for seed in range(3)}
     assert len(ratios) == (3 if name == "spt-nano" else 1)
     assert graphs() == 1
@@ -57,8 +60,8 @@ def test_one_graph_for_every_selection(name):
 @pytest.mark.parametrize("bypass", ["proj", "skip_block"])
 @torch.inference_mode()
 def test_other_bypasses_break_the_graph_and_compute_the_same(bypass):
-    model = backbone("spt-nano", select_threshold=0.5, score_propagation=False, bypass=bypass)
-    compiled = torch.compile(model, backend="eager")
+    model = backbone("spt-nano", **SPT | {"depths": (1, 1, 1, 1)}, bypass=bypass)
+    compiled = torch.compile(model, backend="eager", dynamic=False)
     ratios = {check(model, compiled, batch(seed)) for seed in range(2)}
     before = graphs()
     ratios |= {check(model, compiled, batch(seed)) for seed in range(2, 5)}
@@ -67,9 +70,21 @@ def test_other_bypasses_break_the_graph_and_compute_the_same(bypass):
 
 
 @torch.inference_mode()
-def test_compiled_down_to_machine_code():
-    model = backbone("spt-nano", select_threshold=0.5, score_propagation=False)
-    compiled = torch.compile(model, fullgraph=True)
-    for seed in range(3):
-        check(model, compiled, batch(seed))
+def test_under_autocast_the_operator_computes_what_the_ordinary_road_does():
+    """A graph runs with autocast off: the operator has to be told the dtype, which the weights do."""
+    model = backbone("spt-nano", **SPT | {"depths": (1, 1, 1, 1), "num_spa_blocks": 1})
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        check(model, compiled, batch(0))
+
+
+@torch.inference_mode()
+def test_the_operator_in_the_compilers_own_code(monkeypatch, tmp_path):
+    """The last stage of torch.compile, without the loops around the operator, whose C++ takes a minute to build."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    backbone("spt-nano", **SPT)  # forgets what was compiled before
+    given = {ratio: arguments("stream", ratio) for ratio in (0.0, 0.3, 1.0)}
+    compiled = torch.compile(lambda *inputs: attend_whole(*inputs), fullgraph=True, dynamic=False)
+    for one in given.values():
+        assert torch.equal(compiled(*one), attend_whole(*one))
     assert graphs() == 1

@@ -9,12 +9,19 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from sptcore.profiling.subjects import Built, Case, Setting, subject
+from sptcore.profiling.subjects import Built, Case, Setting, Subject, subject, uniform_selections
 from sptcore.profiling.tables import grids
 from tests.support.numerics import assert_same
 
 pytestmark = pytest.mark.slow
 SETTING = Setting("backbone", 64, 96, compiled=True)
+
+
+def small(*ratios: float) -> Subject:
+    """Of few blocks, since every one is traced."""
+    one = subject("spt-nano")
+    config = replace(one.config, depths=(1, 1, 1, 1), num_spa_blocks=2)
+    return replace(one, config=config, selections=uniform_selections(config, ratios))
 
 
 @pytest.mark.parametrize("scope", ["backbone", "detector"])
@@ -24,7 +31,7 @@ def test_outputs_are_those_of_the_eager_pass(scope: str, monkeypatch: pytest.Mon
     torch._dynamo.reset()
     counters.clear()
     setting = replace(SETTING, scope=scope)
-    one = subject("spt-nano", (0.25, 0.5))
+    one = small(0.25, 0.5)
     built = Built(one, setting)
     body = built.backbone
     for number, selection in enumerate(one.selections):
