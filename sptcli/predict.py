@@ -65,6 +65,8 @@ def command(
     settings = PredictSettings(weights, conf, save, out, video_out, resolution, device)
     report = predict(found, settings, progress=session.progress)
     document = {"weights": report.weights, "demo": report.demo, "images": report.images}
+    if not any(image.results for image in report.images):
+        session.note(f"nothing scored {conf:g} or more; a smaller --conf shows what came nearest")
     session.show(document, _view(report))
     session.finish(artefacts=dict(report.files), next=f"spt viz-selection {shlex.quote(source)} --weights {weights}")
 
@@ -73,8 +75,9 @@ def _view(report: PredictReport) -> object:
     """One image: a line a result; several: a line an image."""
     names = report.class_names
     if len(report.images) == 1:
-        rows = [[names.get(one["category_id"]), one["score"], _box(one)] for one in report.images[0].results]
-        return table(["class", "score", "box x y w h"], rows[:SHOWN])
+        results = report.images[0].results[:SHOWN]
+        rows = [[names.get(one["category_id"]), one["score"], *_box(one)] for one in results]
+        return table(["class", "score", *(["box x y w h"] if any(map(_box, results)) else [])], rows)
     rows = []
     for image in report.images[:SHOWN]:
         counts: dict[str, int] = {}
@@ -85,5 +88,6 @@ def _view(report: PredictReport) -> object:
     return table(["image", "found", "of which"], rows)
 
 
-def _box(result: dict) -> str | None:
-    return " ".join(f"{side:.0f}" for side in result["bbox"]) if "bbox" in result else None
+def _box(result: dict) -> list[str]:
+    """The cell of a box; none where the result has none."""
+    return [" ".join(f"{side:.0f}" for side in result["bbox"])] if "bbox" in result else []

@@ -38,6 +38,14 @@ def test_what_is_not_there_is_named(source: str, code: int) -> None:
     assert source in ran.err
 
 
+def test_nothing_found_is_said() -> None:
+    Image.new("RGB", (40, 30)).save("lone.png")
+    ran = spt("predict", "lone.png", "--weights", DEMO_WEIGHTS, "--conf", "1", "--save", "json")
+    assert ran.code == 0
+    assert "nothing scored 1 or more" in ran.err
+    assert "box" not in ran.out
+
+
 def test_a_setting_that_does_not_fit_is_exit_2() -> None:
     Image.new("RGB", (40, 30)).save("lone.png")
     ran = spt("predict", "lone.png", "--weights", DEMO_WEIGHTS, "--video-out", "a.mp4")
