@@ -69,6 +69,10 @@ def test_a_short_run_is_gone_on_with(data: Path, tmp_path: Path) -> None:
     ran = spt("train", "--resume", folder, "--lr", 0.5)
     assert ran.code == 2
     assert "lr was" in ran.err
+    ran = spt("train", "--resume", folder, "--preset", "detect-paper")
+    assert ran.code == 2
+    assert "it began with the preset sample" in ran.err
+    assert spt("train", "--resume", folder, "--preset", "sample", "--max-steps", 3).code == 0
 
 
 def test_a_run_of_its_own_name_is_the_latest(data: Path, tmp_path: Path) -> None:
