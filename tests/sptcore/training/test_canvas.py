@@ -18,7 +18,7 @@ from sptcore.progress import Silent
 from sptcore.training.augment import draw_geometry
 from sptcore.training.config import make_config
 from sptcore.training.datasets import DrawnGeometry, ImageDataset, WholeImage
-from sptcore.training.prepare import open_labels, warn_of_cut_cells
+from sptcore.training.prepare import _appearance, open_labels, warn_of_cut_cells
 from sptcore.training.sampler import Draw
 from sptcore.training.targets import BoxTargets, ClassTargets
 
@@ -68,17 +68,32 @@ def test_augmented_images_stay_in_the_quadrant_and_so_do_their_labels(padded: Da
     assert sample.target["extent"].tolist() == [64, 64]
 
 
+@pytest.mark.parametrize("crop", [(16, 16, 48, 48), (4, 28, 36, 60)])
 @pytest.mark.parametrize("flip", [False, True])
-def test_labels_from_boxes_are_cut_with_the_image(flip: bool) -> None:
+def test_labels_from_boxes_are_cut_with_the_image(flip: bool, crop: tuple[int, int, int, int]) -> None:
     """What the crop leaves out must not come back on the black of the canvas."""
     mask = np.zeros((128, 128), np.uint8)
-    mask[10:60, 5:50] = 1  # reaches out of the crop on all sides
-    geometry = Geometry((64, 64), flip, (16, 16, 48, 48), (64, 64), (128, 128))
+    mask[10:60, 5:50] = 1  # reaches out of the crop
+    x1, y1, x2, y2 = crop
+    geometry = Geometry((64, 64), flip, crop, (64, 64), (128, 128))
     grids = geometry.labels(mask, STRIDES)
     bare = mask[:64, :64][:, ::-1] if flip else mask[:64, :64]
-    seen = pad_image(bare[16:48, 16:48, None].repeat(2, 0).repeat(2, 1), PADDING)[..., 0]
+    seen = pad_image(bare[y1:y2, x1:x2, None].repeat(2, 0).repeat(2, 1), PADDING)[..., 0]
     assert all(np.array_equal(grids[stride], levels(seen, STRIDES)[stride]) for stride in STRIDES)
     assert np.array_equal(geometry.mask(mask), seen)
+
+
+def test_nothing_moves_in_an_image_whose_boxes_or_labels_would_stay_behind(padded: DatasetIndex) -> None:
+    def may_move(labels: str | None, task: str = "classify") -> bool:
+        config = make_config({"rand_augment": 9, "task": task})
+        alter = _appearance(config, None if labels is None else open_labels(labels, padded))
+        assert alter is not None
+        return alter.may_move
+
+    assert may_move(None)
+    assert may_move("image")
+    assert not may_move("boxes")
+    assert not may_move(None, task="detect")
 
 
 @pytest.mark.parametrize(("side", "warns"), [(128, False), (256, False), (448, False), (224, True), (130, True)])

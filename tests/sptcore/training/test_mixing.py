@@ -129,6 +129,19 @@ def test_a_paste_stays_within_the_image_on_its_canvas() -> None:
         assert not changed[:, 32:].any()
 
 
+def test_images_of_two_sizes_are_pasted_where_both_have_pixels_and_reach_as_far_as_the_larger() -> None:
+    batch = batch_of(masks_of(2))
+    sizes = torch.tensor([[64, 48], [40, 64]])
+    targets = [{**target, "extent": size} for target, size in zip(batch.targets, sizes, strict=True)]
+    batch = replace(batch, image_sizes=sizes, targets=targets)
+    for number in range(20):
+        one = mixed(batch, config_of(cutmix=1.0), number)
+        changed = (one.images != batch.images).any(1).any(0)
+        assert not changed[40:].any()
+        assert not changed[:, 48:].any()
+        assert one.image_sizes.tolist() == [[64, 64], [64, 64]]
+
+
 def test_nothing_is_mixed_without_asking_or_without_classes() -> None:
     batch = batch_of(masks_of(2))
     assert mixed(batch, config_of(), 0) is batch
