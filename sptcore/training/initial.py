@@ -31,7 +31,8 @@ def starts_from_swin(init: str) -> bool:
 def load_initial(model: nn.Module, spec: ModelSpec, init: str) -> str:
     """Overlay the weights `init` names; returns a line on what was loaded.
 
-    A file of ours (heads whose shape follows the classes stay fresh when the classes differ), a file with the state
+    A file of ours (heads whose shape follows the classes stay fresh when the classes differ, all heads when it learned
+    another task), a file with the state
     dict of a Swin or a ViT for the backbone, or "imagenet": torchvision's of the same size, fetched on first use into
     torch's cache. A classifier takes the file's head too where the number of classes is the same. Raises DataError,
     IntegrityError or EnvironmentFault for weights that are missing, damaged, of another architecture or out of reach.
@@ -75,6 +76,8 @@ def _is_ours(path: Path) -> bool:
 
 def _load_ours(model: nn.Module, spec: ModelSpec, path: Path) -> str:
     tensors, info = load_weights(path)
+    if info.model.get("task") != spec.task:
+        return _load_body(find_backbone(model), tensors, f"a model for {info.model.get('task')} in {path}")
     ours = model.state_dict()
     same_classes = info.model.get("categories") == [list(pair) for pair in spec.categories]
     fresh = [name for name in ours if not same_classes and _OF_CLASSES.search(name)]
@@ -88,6 +91,21 @@ def _load_ours(model: nn.Module, spec: ModelSpec, path: Path) -> str:
         )
     model.load_state_dict({**ours, **{name: tensors[name] for name in kept}})
     return f"weights from {path}" + (", class heads fresh (other classes)" if fresh else "")
+
+
+def _load_body(body: nn.Module, tensors: dict[str, Tensor], source: str) -> str:
+    """Fill a backbone from a model of ours that learned another task; norms of maps it did not use stay fresh."""
+    first = next((name for name in tensors if "patch_embed." in name), "")
+    prefix = first.partition("patch_embed.")[0]
+    theirs = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    ours = body.state_dict()
+    taken = {name: theirs[name] for name in ours if name in theirs and theirs[name].shape == ours[name].shape}
+    wrong = [name for name in ours if name not in taken and not name.startswith("norms.")]
+    if wrong:
+        message = f"the backbone of {source} is another: {wrong[0]} and {len(wrong) - 1} more do not fit"
+        raise IntegrityError(message, hint="train the same --model")
+    body.load_state_dict({**ours, **taken})
+    return f"backbone of {source}; {len(ours) - len(taken)} norms and the heads stay fresh"
 
 
 def _foreign_state(path: Path) -> dict[str, Tensor]:

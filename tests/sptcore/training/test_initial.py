@@ -12,6 +12,7 @@ from torchvision.models import Swin_T_Weights, swin_t
 
 from sptcore.data.locate import open_index
 from sptcore.errors import DataError, EnvironmentFault, IntegrityError, UsageError
+from sptcore.models.variants import find_backbone
 from sptcore.progress import Silent
 from sptcore.runs import save_weights
 from sptcore.tasks import TASKS
@@ -90,6 +91,32 @@ def test_our_own_classifier_keeps_its_head_for_the_same_classes_only(tmp_path: P
     assert "class heads fresh" in load_initial(other, others, str(path))
     assert torch.equal(other.backbone.patch_embed.proj.weight, first.backbone.patch_embed.proj.weight)
     assert other.head.out_features == 3
+
+
+@pytest.mark.parametrize("variant", ["spt-nano", "vit-nano"])
+def test_a_classifier_of_ours_starts_the_backbone_of_a_detector_and_the_other_way(tmp_path: Path, variant: str) -> None:
+    classes = open_index(make_tiny(tmp_path / "tiny-imagenet-200"), "train")
+    boxes = open_index(mini_coco(tmp_path / "set"), "train")
+    specs = [
+        describe(make_config({"model": variant, "task": task}), index)
+        for task, index in (("classify", classes), ("detect", boxes))
+    ]
+    for spec, other in (specs, specs[::-1]):
+        torch.manual_seed(0)
+        first = TASKS[spec.task].build_model(spec)
+        path = tmp_path / f"{spec.task}.safetensors"
+        save_weights(path, first.state_dict(), spec.to_dict())
+        torch.manual_seed(1)
+        second = TASKS[other.task].build_model(other)
+        told = load_initial(second, other, str(path))
+        assert f"backbone of a model for {spec.task}" in told
+        theirs, ours = (find_backbone(model).state_dict() for model in (first, second))
+        assert all(torch.equal(theirs[name], ours[name]) for name in ours if not name.startswith("norms."))
+    wider = describe(make_config({"model": f"{variant[:-4]}s", "task": "detect", "heads": "small"}), boxes)
+    with torch.device("meta"):
+        body = TASKS["detect"].build_model(wider)
+    with pytest.raises(IntegrityError, match="is another"):
+        load_initial(body, wider, str(tmp_path / "classify.safetensors"))
 
 
 def test_a_swin_starts_dynamicswin_but_not_dat(swin_file: Path, tmp_path: Path) -> None:
