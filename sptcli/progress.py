@@ -40,7 +40,10 @@ def _draws(stream: TextIO) -> bool:
 
 @dataclass
 class Stage:
-    """One running stage: title, total if known, what is done (`before` it began, too) and since when (seconds)."""
+    """One running stage: title, total if known, what is done (`before` it began, too) and since when (seconds).
+
+    `told`: how much of it the last line said; None before the first.
+    """
 
     title: str
     total: int | None
@@ -48,6 +51,7 @@ class Stage:
     last: float
     done: int = 0
     before: int = 0
+    told: int | None = None
     fields: dict[str, object] = field(default_factory=dict)
     task: Any = None
 
@@ -109,14 +113,16 @@ class PlainProgress(Remarks):
     def advance(self, steps: int = 1, **fields: object) -> None:
         super().advance(steps, **fields)
         if self.stages and self.clock() - self.stages[-1].last >= INTERVAL:
-            stage = self.stages[-1]
-            stage.last = self.clock()
-            self._say(self._line(stage))
+            self._tell(self.stages[-1])
 
     def finish(self) -> None:
-        if self.stages and self.stages[-1].last > self.stages[-1].since:
-            self._say(self._line(self.stages[-1]))
+        if self.stages and self.stages[-1].told not in (None, self.stages[-1].done):
+            self._tell(self.stages[-1])
         super().finish()
+
+    def _tell(self, stage: Stage) -> None:
+        stage.last, stage.told = self.clock(), stage.done
+        self._say(self._line(stage))
 
     def _line(self, stage: Stage) -> str:
         seconds = self.clock() - stage.since

@@ -58,6 +58,18 @@ def test_plain_writes_a_line_every_ten_seconds() -> None:
     ]
 
 
+def test_plain_does_not_repeat_its_last_line() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = PlainProgress(stream, clock=clock)
+    progress.start("looking", 2)
+    for _ in range(2):
+        clock.now += 20
+        progress.advance()
+    progress.finish()
+    lines = stream.getvalue().splitlines()
+    assert [line.partition(" in ")[0] for line in lines] == ["looking: 1/2 (50%)", "looking: 2/2 (100%)"]
+
+
 def test_plain_says_nothing_of_a_short_stage_and_bears_an_unknown_total() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = PlainProgress(stream, clock=clock)
