@@ -16,7 +16,7 @@ class Listener:
         self._stage = ""
         self.at_step = at_step
 
-    def start(self, title: str, total: int | None) -> None:
+    def start(self, title: str, total: int | None, *, done: int = 0) -> None:
         self._stage = title
         self.stages.setdefault(title, 0)
 

@@ -1,0 +1,111 @@
+"""Steps that cannot be taken: losses that are not finite, memory that runs out (faults 69, 70)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sptcore.errors import NumericalError, ResourceError
+from sptcore.runs import checkpoints, load_weights, new_run
+from sptcore.training.distributed import Group
+from sptcore.training.loop import fit
+from sptcore.training.step import Stepper, StepResult
+from tests.support.listening import Listener
+from tests.support.training import STEPS, mini_data, tiny_config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mini_data(tmp_path_factory.mktemp("data") / "set")
+
+
+def poisoned(steps: set[int]) -> Any:
+    take = Stepper._shared
+
+    def shared(self: Stepper, outcome: Any) -> dict[str, float]:
+        values = take(self, outcome)
+        return {name: float("nan") for name in values} if poisoned.step in steps else values  # type: ignore[attr-defined]
+
+    return shared
+
+
+def watch_steps(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    take = Stepper.__call__
+
+    def note(self: Stepper, state: Any, batches: Any) -> StepResult:
+        poisoned.step = state.step  # type: ignore[attr-defined]
+        return take(self, state, batches)
+
+    monkeypatch.setattr(Stepper, "__call__", note)
+    monkeypatch.setattr(Stepper, "_shared", poisoned(steps))
+
+
+def test_one_loss_that_is_not_finite_is_skipped_and_counted(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch_steps(monkeypatch, {1})
+    listener = Listener()
+    run = new_run("train", "tiny", folder=tmp_path / "run")
+    report = fit(tiny_config(data), run, progress=listener)
+    assert (report.skipped, report.step) == (1, STEPS)
+    assert any("not finite" in line for line in listener.warnings)
+    assert [row["skipped"] for row in run.metrics() if "loss" in row] == [0, 1, 1]
+    assert all(torch.isfinite(tensor).all() for tensor in load_weights(run.weights)[0].values())
+    assert not (run.home / "bad-batches.json").exists()
+
+
+def test_many_in_a_row_stop_the_run_and_name_the_images(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch_steps(monkeypatch, {2, 3})
+    run = new_run("train", "tiny", folder=tmp_path / "run")
+    with pytest.raises(NumericalError) as caught:
+        fit(tiny_config(data, max_bad_steps=2), run)
+    bad = json.loads((run.home / "bad-batches.json").read_text())
+    assert [entry["step"] for entry in bad] == [2, 3]
+    assert all(set(entry["image_ids"]) <= {7, 2, 5} for entry in bad)
+    assert caught.value.where == str(run.home / "bad-batches.json")
+    found = checkpoints.latest_checkpoint(run.checkpoints, pytest.fail)
+    assert found is not None
+    assert found[1]["step"] == 3
+    assert all(torch.isfinite(tensor).all() for tensor in found[1]["model"].values())
+
+
+def test_a_device_out_of_memory_is_explained_and_the_last_checkpoint_stays(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Stepper.__call__
+
+    def run_out(self: Stepper, state: Any, batches: Any) -> StepResult:
+        if state.step == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return take(self, state, batches)
+
+    monkeypatch.setattr(Stepper, "__call__", run_out)
+    run = new_run("train", "tiny", folder=tmp_path / "run")
+    with pytest.raises(ResourceError) as caught:
+        fit(tiny_config(data), run)
+    assert "batch 2 at 64x64" in caught.value.message
+    assert "--batch" in str(caught.value.hint)
+    found = checkpoints.latest_checkpoint(run.checkpoints, pytest.fail)
+    assert found is not None
+    assert found[1]["step"] == 2
+
+
+def test_a_bad_step_names_the_images_of_all_processes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process's are forced: 98 and 99."""
+    watch_steps(monkeypatch, {0})
+    both = lambda self, value: [value, [98, 99]] if isinstance(value, list) else [value]  # noqa: E731
+    monkeypatch.setattr(Group, "gathered", both)
+    run = new_run("train", "tiny", folder=tmp_path / "run")
+    with pytest.raises(NumericalError):
+        fit(tiny_config(data, max_bad_steps=1), run)
+    (bad,) = json.loads((run.home / "bad-batches.json").read_text())
+    assert len(bad["image_ids"]) == 4
+    assert bad["image_ids"][2:] == [98, 99]
