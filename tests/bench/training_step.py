@@ -1,7 +1,7 @@
 """A training step, forward and backward: SPT against torchvision's Swin and our own, in time and in memory.
 
     python -m tests.bench.training_step                                  # Swin-T and S, batch 2: about 15 minutes
-    python -m tests.bench.training_step --models t --res 512x320 --rounds 5 --json training.json
+    python -m tests.bench.training_step --models t --contests pair --rounds 5 --json training.json
 
 Two contests a size: the last block pair of stage 3 alone, and the whole backbone. All rivals share torchvision's
 weights (random, no bias zero) and drop no path. Masks are blobs, uneven over the images of a batch of two or four up to
@@ -182,9 +182,17 @@ def show(result: dict[str, Any]) -> None:
         )
 
 
+CONTESTS: dict[str, tuple[str, Callable[[Rivals], Calls]]] = {
+    "pair": ("block pair of stage 3", Rivals.pair),
+    "backbone": ("backbone", Rivals.whole),
+}
+
+
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Run the contests and write what they came to."""
-    options = parser(__doc__, models="t,s", batch="2", rounds=5).parse_args(arguments)
+    made = parser(__doc__, models="t,s", batch="2", rounds=5)
+    made.add_argument("--contests", default="pair,backbone", help="of pair, backbone")
+    options = made.parse_args(arguments)
     with threads(options.threads):
         found = provenance(options)
         for size in options.models.split(","):
@@ -192,8 +200,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 shape = (batch, 3, *size_of(options))
                 images = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(options.device)
                 rivals = Rivals(size, images)
-                for name, calls in (("block pair of stage 3", rivals.pair()), ("backbone", rivals.whole())):
-                    found["contests"].append(run_contest(calls, f"Swin-{size.upper()}, batch {batch}, {name}", options))
+                for contest in options.contests.split(","):
+                    name, calls = CONTESTS[contest]
+                    title = f"Swin-{size.upper()}, batch {batch}, {name}"
+                    found["contests"].append(run_contest(calls(rivals), title, options))
                     show(found["contests"][-1])
     return finish(found, options)
 

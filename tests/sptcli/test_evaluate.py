@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from sptcore.data.locate import open_index
 from sptcore.runs import Run
+from sptcore.runs.demo import DEMO_WEIGHTS
 from tests.support.cli import spt, spt_process
 from tests.support.training import mini_data, tiny_run
 
@@ -106,6 +108,31 @@ def test_results_written_and_read_score_the_same(run: Run, data: Path, tmp_path:
     assert "viz-selection" not in ran.err, "a results file and a dense model have no selection to show"
     for flag in (("--gt-selection",), ("--select-ratio", ".5"), ("--packing", "stream")):
         assert spt("evaluate", "--predictions", path, "--data", data, *flag).code == 2
+
+
+def test_figures_are_those_of_pycocotools_on_the_saved_predictions(tmp_path: Path) -> None:
+    """By hand: the set's own annotation file, the saved file, and pycocotools as its demo uses it.
+
+    Masks without their boxes: beside a box, loadRes takes the box's area for the mask's, as detectron2 and mmdetection
+    avoid too.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    path = tmp_path / "found.json"
+    ran = spt("evaluate", DEMO_WEIGHTS, "--data", "sample", "--save-predictions", path, "--json")
+    assert ran.code == 0, ran.err
+    truth = COCO(str(open_index("sample", "val").annotation_path))
+    saved = json.loads(path.read_text())
+    for kind in ("bbox", "segm"):
+        plain = [{name: value for name, value in one.items() if kind == "bbox" or name != "bbox"} for one in saved]
+        evaluation = COCOeval(truth, truth.loadRes(plain), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        figures = list(ran.document["scores"][kind]["figures"].values())
+        assert figures == pytest.approx(evaluation.stats.tolist(), abs=1e-9)
+        assert figures[0] > 0.3
 
 
 def test_demands(run: Run) -> None:
