@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import os
 import re
@@ -166,6 +167,7 @@ def _on_cpu(trial: _Trial, cap: int, processes: int) -> tuple[int, str]:
 
 def _peak(work: Callable[[], None]) -> float:
     """Bytes that `work` needs at its peak, beyond what the process holds before."""
+    gc.collect()  # what nobody holds any more, freed in the middle, would hide what the work takes
     status = Path("/proc/self/status")
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
