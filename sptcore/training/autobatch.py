@@ -24,11 +24,10 @@ from sptcore.training.datasets import ImageDataset
 from sptcore.training.distill import load_teacher
 from sptcore.training.distributed import ALONE, Group
 from sptcore.training.loading import BatchLoader
-from sptcore.training.optim import build_optimizer
 from sptcore.training.prepare import Prepared, build_model
 from sptcore.training.sampler import Draw
-from sptcore.training.state import AveragedWeights, TrainState
-from sptcore.training.step import Stepper, make_scaler
+from sptcore.training.state import TrainState
+from sptcore.training.step import Stepper, start_state
 
 SHARE = 0.9
 """Of the free memory, what a step may take at its peak."""
@@ -73,8 +72,7 @@ class _Trial:
     def begin(cls, config: TrainConfig, prepared: Prepared, device: torch.device) -> _Trial:
         plain = config.model_copy(update={"accum": 1, "init": "none"})
         model = build_model(prepared.task, prepared.spec, plain).to(device)
-        average = AveragedWeights(model, plain.ema) if plain.ema else None
-        state = TrainState(model, build_optimizer(model, plain), average, make_scaler(plain, device))
+        state = start_state(model, plain, device)
         teacher = load_teacher(plain, model, prepared.spec, device)
         images = copy.copy(prepared.train)
         images.geometry = Stretched(largest_frame(config, prepared.train))

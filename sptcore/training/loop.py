@@ -28,11 +28,10 @@ from sptcore.training.distributed import ALONE, Group
 from sptcore.training.evaluate import Evaluation, Interrupted, Running, evaluate_model
 from sptcore.training.loading import BatchLoader, default_workers
 from sptcore.training.meters import Meters, Pace, shown_values
-from sptcore.training.optim import base_lr, build_optimizer, lr_factor, set_lr
+from sptcore.training.optim import base_lr, lr_factor, set_lr
 from sptcore.training.prepare import Prepared, build_model, memory_mb, prepare, same_labels
 from sptcore.training.sampler import Draw, EpochSampler
-from sptcore.training.state import AveragedWeights, TrainState
-from sptcore.training.step import Stepper, StepResult, make_scaler
+from sptcore.training.step import Stepper, StepResult, start_state
 from sptcore.training.stop import StopRequest, stop_requests
 from sptcore.training.threads import fitting_threads
 
@@ -125,8 +124,7 @@ class Trainer:
         model = build_model(prepared.task, prepared.spec, config, progress).to(self.device)
         if config.compile:
             compile_dense_parts(model, self.device)
-        average = AveragedWeights(model, config.ema) if config.ema else None
-        self.state = TrainState(model, build_optimizer(model, config), average, make_scaler(config, device))
+        self.state = start_state(model, config, self.device)
         teacher = load_teacher(config, model, prepared.spec, self.device)
         self.take_step = Stepper(config, prepared.task, group.wrap(model, self.device), self.device, group, teacher)
         images = config.batch * config.accum

@@ -16,8 +16,9 @@ from sptcore.training.config import TrainConfig
 from sptcore.training.distill import Teacher
 from sptcore.training.distributed import Group
 from sptcore.training.mixing import mixed
+from sptcore.training.optim import build_optimizer
 from sptcore.training.sampler import step_seed
-from sptcore.training.state import TrainState
+from sptcore.training.state import AveragedWeights, TrainState
 
 
 @dataclass
@@ -131,6 +132,12 @@ def amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
     """The dtype of autocast in forward passes, None for float32 throughout."""
     named = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
     return named[("bf16" if device.type == "cuda" else "off") if config.amp == "auto" else config.amp]
+
+
+def start_state(model: nn.Module, config: TrainConfig, device: torch.device) -> TrainState:
+    """What a run holds beside its data before its first step: averaged weights, optimizer, float16's scaler."""
+    average = AveragedWeights(model, config.ema) if config.ema else None
+    return TrainState(model, build_optimizer(model, config), average, make_scaler(config, device))
 
 
 def make_scaler(config: TrainConfig, device: torch.device) -> GradScaler | None:

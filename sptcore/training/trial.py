@@ -16,11 +16,10 @@ from sptcore.training.config import TrainConfig
 from sptcore.training.distill import load_teacher
 from sptcore.training.distributed import ALONE
 from sptcore.training.loading import BatchLoader
-from sptcore.training.optim import base_lr, build_optimizer, lr_factor, set_lr
+from sptcore.training.optim import base_lr, lr_factor, set_lr
 from sptcore.training.prepare import build_model, memory_mb, prepare
 from sptcore.training.sampler import EpochSampler
-from sptcore.training.state import TrainState
-from sptcore.training.step import Stepper, make_scaler
+from sptcore.training.step import Stepper, start_state
 from sptcore.training.threads import fitting_threads
 
 
@@ -54,7 +53,7 @@ def _try(config: TrainConfig, device: torch.device, progress: Progress) -> Trial
     model = build_model(prepared.task, prepared.spec, config, progress).to(device)
     if config.compile:
         compile_dense_parts(model, device)
-    state = TrainState(model, build_optimizer(model, config), scaler=make_scaler(config, device))
+    state = start_state(model, config, device)
     teacher = load_teacher(config, model, prepared.spec, device)
     step = Stepper(config, prepared.task, model, device, ALONE, teacher)
     sampler = EpochSampler(len(prepared.train), config.batch, config.seed)

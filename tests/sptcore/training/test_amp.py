@@ -11,7 +11,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from sptcore.errors import NumericalError
 from sptcore.runs import load_checkpoint, new_run
-from sptcore.training import loop
+from sptcore.training import loop, step
 from sptcore.training.loop import fit
 from sptcore.training.step import amp_dtype, make_scaler
 from tests.support.training import STEPS, difference, final_state, mini_data, tiny_config, tiny_run
@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start_at(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
-    monkeypatch.setattr(loop, "make_scaler", lambda config, device: GradScaler(device.type, init_scale=scale))
+    monkeypatch.setattr(step, "make_scaler", lambda config, device: GradScaler(device.type, init_scale=scale))
 
 
 def test_the_dtype_of_forward_passes_and_who_needs_a_scaler(data: Path) -> None:
