@@ -56,7 +56,8 @@ def command(
     from sptcore.viz.video import VIDEO_SUFFIXES, open_video
 
     session = Session.of(ctx)
-    if Path(source).suffix.lower() in VIDEO_SUFFIXES:
+    moving = Path(source).suffix.lower() in VIDEO_SUFFIXES
+    if moving:
         found = open_video(Path(source))
     else:
         reading = Reading(split, root, ann, format, strict, follow_symlinks, allow_truncated, size)
@@ -68,7 +69,9 @@ def command(
     if not any(image.results for image in report.images):
         session.note(f"nothing scored {conf:g} or more; a smaller --conf shows what came nearest")
     session.show(document, _view(report))
-    session.finish(artefacts=dict(report.files), next=f"spt viz-selection {shlex.quote(source)} --weights {weights}")
+    looked_at = f"spt viz-selection {shlex.quote(source)} --weights {shlex.quote(weights)}"
+    shown = report.selects and not moving
+    session.finish(artefacts=dict(report.files), next=looked_at if shown else f"spt evaluate {shlex.quote(weights)}")
 
 
 def _view(report: PredictReport) -> object:

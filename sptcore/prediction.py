@@ -62,10 +62,14 @@ class Found:
 
 @dataclass(frozen=True)
 class PredictReport:
-    """The weights, whether they are the demo's, every image or frame in order, and the files written by kind."""
+    """The weights, whether they are the demo's, every image or frame in order, and the files written by kind.
+
+    `selects`: whether the model selects tokens, so that there is a selection to look at.
+    """
 
     weights: str
     demo: bool
+    selects: bool
     images: list[Found]
     class_names: dict[int, str]
     files: dict[str, Path] = field(default_factory=dict)
@@ -121,7 +125,7 @@ def predict(
     folder = _folder(settings.out)
     predictor = Predictor(loaded, settings)
     look = _look_at_video if isinstance(source, Video) else _look_at_pictures
-    report = PredictReport(run.name, demo, [], dict(loaded.spec.categories))
+    report = PredictReport(run.name, demo, loaded.spec.backbone.num_spa_blocks > 0, [], dict(loaded.spec.categories))
     report.images.extend(look(source, predictor, report, folder, progress))  # type: ignore[arg-type]
     if settings.save != "images":
         path = folder / RESULTS

@@ -7,6 +7,7 @@ from PIL import Image
 
 from sptcore.runs.demo import DEMO_WEIGHTS
 from tests.support.cli import spt
+from tests.support.weights import nano_weights
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,15 @@ def test_what_is_not_there_is_named(source: str, code: int) -> None:
     ran = spt("predict", source, "--weights", DEMO_WEIGHTS)
     assert ran.code == code
     assert source in ran.err
+
+
+@pytest.mark.parametrize(("variant", "then"), [("spt-nano", "spt viz-selection"), ("swin-nano", "spt evaluate")])
+def test_what_comes_next_works_with_this_model(tmp_path: Path, variant: str, then: str) -> None:
+    weights = nano_weights(tmp_path / "some model.safetensors", variant=variant)
+    ran = spt("predict", "sample", "--limit", "1", "--weights", weights, "--save", "json", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.document["next"].startswith(then)
+    assert f"'{weights}'" in ran.document["next"]
 
 
 def test_nothing_found_is_said() -> None:
