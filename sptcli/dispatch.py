@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sptcli.flags import PANEL, Flags, global_params, print_version
+from sptcli.options import LIST_MARK
 from sptcli.session import Session
 from sptcli.settings import Extra, dashed, variable
 
@@ -50,6 +51,21 @@ class SptCommand(TyperCommand):
                 param.show_default = write()  # type: ignore[attr-defined]
         self.params = [*self.params, *global_params()]
         return self
+
+    def make_parser(self, ctx: Any) -> Any:
+        """The parser, in which a list that is given again adds up: `--model a --model b` is `--model a,b`."""
+        parser = super().make_parser(ctx)
+        lists = {param.name: param for param in self.params if takes_list(param)}
+        for name, param in lists.items():
+            parser.add_option(param, param.opts, dest=name, action="append")
+        parse = parser.parse_args
+
+        def parse_args(args: list[str]) -> Any:
+            found, rest, order = parse(args)
+            return {name: ",".join(one) if name in lists else one for name, one in found.items()}, rest, order
+
+        parser.parse_args = parse_args
+        return parser
 
     def own_params(self) -> list[Any]:
         """The parameters of the command itself, without the shared ones."""
@@ -152,6 +168,12 @@ def long_names(param: Any) -> list[str]:
     """The long flags of an option without their dashes, or an argument's name with dashes."""
     flags = [option.lstrip("-") for option in param.opts if option.startswith("--")]
     return flags if flags and param.param_type_name == "option" else [dashed(param.name)]
+
+
+def takes_list(param: Any) -> bool:
+    """Whether an option takes values parted by commas: its metavar says so, as in `NAME,..`."""
+    single = param.param_type_name == "option" and not getattr(param, "multiple", False)
+    return single and LIST_MARK in (param.metavar or "")
 
 
 def _name_environment(command: str, param: Any) -> None:

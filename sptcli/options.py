@@ -1,7 +1,8 @@
 """The option types commands share: one spelling, one help text, one parser for each.
 
 A command writes `data: options.Data, res: options.Res = None`. Values that are not plain text have a type here with a
-parser that raises a usage error (exit 2) and `as_flag()`, the text a person would type.
+parser that raises a usage error (exit 2) and `as_flag()`, the text a person would type. A list is parted by commas, is
+spelt `NAME,..` in its metavar, and may be given in parts: `--model a --model b` is `--model a,b`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 READING = "Reading data"  # the help panel of options about how data is read
+LIST_MARK = ",.."  # in the metavar of every option that takes a list; such a one, given again, adds up
 
 
 def as_typed(data: object, root: Path | None = None) -> str:

@@ -27,19 +27,21 @@ def parse_ratios(text: str | options.Numbers) -> options.Numbers:
     """`auto` (no numbers), `0.3`, `.1,.3` or `first:last:step`, last included; each between 0 and 1."""
     if isinstance(text, options.Numbers) or text == "auto":
         return text if isinstance(text, options.Numbers) else options.Numbers()
-    parts = text.split(":")
-    if len(parts) != 3:
-        ratios = options.parse_numbers(text)
-    else:
-        first, last, step = options.parse_numbers(",".join(parts))
-        if step <= 0 or last < first:
-            raise typer.BadParameter(f"{text!r}: first:last:step rises from first to last")
-        ratios = options.Numbers(
-            round(first + step * n, 9) for n in range(math.floor((last - first) / step + 1e-9) + 1)
-        )
+    ratios = options.Numbers(ratio for part in text.split(",") for ratio in _ratios_of(part))
     if not all(0 <= ratio <= 1 for ratio in ratios):
         raise typer.BadParameter(f"{text!r}: a select ratio lies between 0 and 1")
     return ratios
+
+
+def _ratios_of(part: str) -> options.Numbers:
+    """One number, or those of `first:last:step`."""
+    bounds = part.split(":")
+    if len(bounds) != 3:
+        return options.parse_numbers(part)
+    first, last, step = options.parse_numbers(",".join(bounds))
+    if step <= 0 or last < first:
+        raise typer.BadParameter(f"{part!r}: first:last:step rises from first to last")
+    return options.Numbers(round(first + step * n, 9) for n in range(math.floor((last - first) / step + 1e-9) + 1))
 
 
 def command(
@@ -52,7 +54,7 @@ def command(
     ] = DEFAULT_MODELS,
     ratio: Annotated[
         options.Numbers,
-        typer.Option("--ratio", parser=parse_ratios, metavar="R|A:B:STEP", help="auto, or forced ratios"),
+        typer.Option("--ratio", parser=parse_ratios, metavar="R,..|A:B:STEP", help="auto, or forced ratios"),
     ] = AUTO,
     scope: Annotated[
         Literal["both", "backbone", "detector"], typer.Option("--scope", help="the clock runs on the first")

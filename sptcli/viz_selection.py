@@ -29,7 +29,7 @@ def command(
         options.Names,
         typer.Option("--weights", parser=options.parse_names, metavar="FILE,..", help="auto, last, a run or weights"),
     ] = AUTO,
-    blocks: Annotated[str, typer.Option("--blocks", help="sum, all, or numbers such as 3,5")] = "sum",
+    blocks: Annotated[str, typer.Option("--blocks", metavar="N,..", help="sum, all, or numbers such as 3,5")] = "sum",
     style: Annotated[str, typer.Option("--style", help="heat, mask or dots")] = "heat",
     colormap: Annotated[
         str, typer.Option("--colormap", help="turbo, viridis, inferno, magma, plasma, cividis, hot, jet or bone")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import typer
 
+from sptcli.app import COMMANDS
+from sptcli.dispatch import flag_name, load, takes_list
 from sptcli.options import (
     Names,
     Numbers,
@@ -63,3 +65,43 @@ def test_what_is_refused(parse: Callable, text: str) -> None:
 def test_a_data_set_is_typed_so_that_the_shell_takes_it() -> None:
     assert as_typed("coco-s20") == "coco-s20"
     assert as_typed(Path("odd [red] dir/x"), Path("/data sets")) == "'odd [red] dir/x' --root '/data sets'"
+
+
+def _flags_of_lists() -> list[tuple[str, str]]:
+    commands = {name: load(name, entry) for name, entry in COMMANDS.items()}
+    return [
+        (name, flag_name(param))
+        for name, command in commands.items()
+        for param in command.own_params()
+        if takes_list(param)
+    ]
+
+
+def _parsed(command: str, *arguments: str) -> object:
+    """The value of the option that `arguments` begin with, as the command's parser reads them."""
+    loaded = load(command, COMMANDS[command])
+    found, _, _ = loaded.make_parser(loaded.context_class(loaded)).parse_args([*arguments])
+    (param,) = (one for one in loaded.params if arguments[0] in one.opts)
+    return found[param.name]
+
+
+def test_the_lists_of_the_command_line() -> None:
+    found = {f"{command} --{flag}" for command, flag in _flags_of_lists()}
+    assert {
+        "profile --model",
+        "profile --ratio",
+        "evaluate --by-ratio",
+        "train --log",
+        "make-labels --strides",
+    } <= found
+    assert not found & {"train --model", "make-labels --merge", "train --devices"}
+
+
+@pytest.mark.parametrize(("command", "flag"), _flags_of_lists())
+def test_a_list_given_in_parts_adds_up(command: str, flag: str) -> None:
+    assert _parsed(command, f"--{flag}", "a,b", f"--{flag}=c") == "a,b,c"
+    assert _parsed(command, f"--{flag}", "a") == "a"
+
+
+def test_of_a_single_value_the_last_one_holds() -> None:
+    assert _parsed("train", "--model", "swin-t", "--model", "spt-t") == "spt-t"

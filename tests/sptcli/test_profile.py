@@ -22,13 +22,14 @@ SMALL = ("profile", "--res", "96x64", "--model", "swin-nano,spt-nano", "--iters"
         ("0.1:1.0:0.1", tuple(round(0.1 * n, 9) for n in range(1, 11))),
         ("0:1:0.4", (0.0, 0.4, 0.8)),
         ("1:1:1", (1.0,)),
+        (".25,0.5:1:0.5", (0.25, 0.5, 1.0)),
     ],
 )
 def test_ratios(text: str, expected: tuple[float, ...]) -> None:
     assert tuple(parse_ratios(text)) == expected
 
 
-@pytest.mark.parametrize("text", ["1.5", "-.1", "0.1:0.5", "1:0:.1", "0:1:0", "nan", "some", ""])
+@pytest.mark.parametrize("text", ["1.5", "-.1", "0.1:0.5", "1:0:.1", "0:1:0", "nan", "some", "", "auto,.3", ".3,"])
 def test_ratios_that_are_none(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         parse_ratios(text)
@@ -49,6 +50,14 @@ def test_both_scopes_and_a_file(tmp_path: Path) -> None:
     assert rows[1]["macs_counted"] == rows[1]["macs_actual"] < rows[1]["macs_eq9"]
     assert set(rows[1]["breakdown"]) == {"stage 1", "stage 2", "stage 3", "stage 4"}
     assert json.loads(out.read_text())["rows"] == rows
+
+
+def test_models_and_ratios_given_in_parts_add_up() -> None:
+    parts = ("--model", "swin-nano", "--model", "spt-nano", "--ratio", "0.3", "--ratio", "0.5:1:0.5")
+    ran = spt("profile", "--res", "64x64", *parts, "--no-latency", "--scope", "backbone", "--json")
+    assert ran.code == 0, ran.err
+    found = [(row["model"], row["selection"]) for row in ran.document["rows"]]
+    assert found == [("swin-nano", "dense"), ("spt-nano", "0.3"), ("spt-nano", "0.5"), ("spt-nano", "1")]
 
 
 def test_the_paper_s_figures_at_its_resolution() -> None:
