@@ -19,6 +19,13 @@ class Classified:
     features: Features
 
 
+def mean_of_tokens(last_map: Tensor, image_sizes: Tensor | None = None) -> Tensor:
+    """The mean of stage 4's map (B, C, H, W) over each image's tokens, without those of batch padding -> (B, C)."""
+    tokens = last_map.permute(0, 2, 3, 1)  # (B, H, W, C)
+    valid = valid_tokens(tokens, image_sizes, 32).unsqueeze(-1)
+    return (tokens * valid).sum((1, 2)) / valid.sum((1, 2))
+
+
 class Classifier(nn.Module):
     """One linear layer on a class token, or on the mean of stage 4's map, which batch padding does not enter."""
 
@@ -40,7 +47,4 @@ class Classifier(nn.Module):
         features = self.backbone(images, image_sizes, select_labels)
         if features.pooled is not None:
             return Classified(self.head(features.pooled), features)
-        tokens = features.maps["3"].permute(0, 2, 3, 1)  # (B, H, W, C)
-        valid = valid_tokens(tokens, image_sizes, 32).unsqueeze(-1)
-        mean = (tokens * valid).sum((1, 2)) / valid.sum((1, 2))
-        return Classified(self.head(mean), features)
+        return Classified(self.head(mean_of_tokens(features.maps["3"], image_sizes)), features)

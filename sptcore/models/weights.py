@@ -54,6 +54,14 @@ def load_official_swin(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Lo
     return _load(model, state_dict, _from_official, "Swin")
 
 
+def load_timm_swin(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadReport:
+    """As `load_torchvision_swin`, for the key names of timm since 0.9, whose merging stands first in its stage.
+
+    Older timm has the names of `load_official_swin`.
+    """
+    return _load(model, state_dict, _from_timm_swin, "Swin")
+
+
 def load_torchvision_vit(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadReport:
     """Load torchvision's vit_b_16 into a ViT, or into a Classifier with its head; predictors are left as they are.
 
@@ -72,8 +80,10 @@ def load_foreign(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadRepo
     if isinstance(find_backbone(model), ViT):
         torchvision = any(key.startswith("encoder.") for key in state_dict)
         return (load_torchvision_vit if torchvision else load_timm_vit)(model, state_dict)
-    torchvision = any(key.startswith("features.") for key in state_dict)
-    return (load_torchvision_swin if torchvision else load_official_swin)(model, state_dict)
+    if any(key.startswith("features.") for key in state_dict):
+        return load_torchvision_swin(model, state_dict)
+    merging = {key.split(".")[1] for key in state_dict if re.match(r"layers\.\d+\.downsample\.", key)}
+    return (load_timm_swin if merging and "0" not in merging else load_official_swin)(model, state_dict)
 
 
 def _from_torchvision_vit(key: str) -> str:
@@ -98,6 +108,11 @@ def _from_official(key: str) -> str:
     key = re.sub(r"^layers\.(\d+)\.blocks\.", r"stages.\1.blocks.", key)
     key = re.sub(r"^layers\.(\d+)\.downsample\.", lambda match: f"stages.{int(match[1]) + 1}.downsample.", key)
     return re.sub(r"^norm(\d?)\.", lambda match: f"norms.{match[1] or 3}.", key)
+
+
+def _from_timm_swin(key: str) -> str:
+    key = re.sub(r"^layers\.(\d+)\.downsample\.", r"stages.\1.downsample.", key)
+    return _from_official(key).replace("head.fc.", "head.", 1)
 
 
 def _load(model: nn.Module, state_dict: Mapping[str, Tensor], rename: Callable[[str], str], kind: str) -> LoadReport:

@@ -18,6 +18,7 @@ from sptcore.runs import load_weights
 from sptcore.tasks.base import ModelSpec
 
 IMAGENET = "imagenet"
+_HEADS = ("head", "heads.head", "head.fc")  # Swin and ours, torchvision's ViT, timm's Swin
 _OF_CLASSES = re.compile(r"_predictor\.|^head\.")
 
 
@@ -53,8 +54,9 @@ def _load_head(model: nn.Module, state: dict[str, Tensor]) -> str:
     """Fill a classifier's head from another tool's where the classes are as many; what to say of it."""
     if not isinstance(model, Classifier):
         return ""
-    theirs = {name: state.get(f"head.{name}", state.get(f"heads.head.{name}")) for name in ("weight", "bias")}
-    weight, bias = theirs["weight"], theirs["bias"]
+    weight, bias = (
+        next((state[key] for head in _HEADS if (key := f"{head}.{name}") in state), None) for name in ("weight", "bias")
+    )
     if weight is None or bias is None:
         return "; the head stays fresh, the file has none"
     if weight.shape != model.head.weight.shape:

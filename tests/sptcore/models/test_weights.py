@@ -12,7 +12,7 @@ from sptcore.errors import IntegrityError
 from sptcore.models.backbone import HierarchicalBackbone
 from sptcore.models.classifier import Classifier
 from sptcore.models.variants import build_backbone
-from sptcore.models.weights import load_official_swin, load_torchvision_swin
+from sptcore.models.weights import load_foreign, load_official_swin, load_timm_swin, load_torchvision_swin
 from tests.support.networks import small_config, small_swin, tokens
 from tests.support.numerics import assert_same
 
@@ -37,10 +37,20 @@ def official(state_dict):
     return renamed | {"layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49)}
 
 
-SOURCES = [(load_torchvision_swin, dict), (load_official_swin, official)]
+def timm(state_dict):
+    """torchvision's names turned into those of timm, whose merging is the first thing of its stage, not the last."""
+    renamed = {}
+    for key, value in official(state_dict).items():
+        key = re.sub(r"layers\.(\d)\.downsample", lambda match: f"layers.{int(match[1]) + 1}.downsample", key)
+        renamed[re.sub(r"^head\.", "head.fc.", key)] = value
+    return renamed
 
 
-@pytest.mark.parametrize(("load", "named"), SOURCES, ids=["torchvision", "official"])
+SOURCES = [(load_torchvision_swin, dict), (load_official_swin, official), (load_timm_swin, timm)]
+NAMES = ["torchvision", "official", "timm"]
+
+
+@pytest.mark.parametrize(("load", "named"), SOURCES, ids=NAMES)
 @pytest.mark.parametrize("size", [(224, 224), (252, 200)])
 def test_o26_dense_backbone_with_these_weights_is_that_swin(load, named, size):
     """O26 and PERFORMANCE 6.2: random weights with biases that are not zero, same logits at any size."""
@@ -56,7 +66,7 @@ def test_o26_dense_backbone_with_these_weights_is_that_swin(load, named, size):
     assert_same(model.train()(image).logits.detach(), expected, tolerance=1e-5)
 
 
-@pytest.mark.parametrize(("load", "named"), SOURCES, ids=["torchvision", "official"])
+@pytest.mark.parametrize(("load", "named"), SOURCES, ids=NAMES)
 def test_o26_exactly_gates_and_stage_norms_are_missing(load, named):
     """O26: loading Swin into an SPT leaves the gates and the detection norms, and finds no use for the head only."""
     model = HierarchicalBackbone(small_config())
@@ -64,7 +74,23 @@ def test_o26_exactly_gates_and_stage_norms_are_missing(load, named):
     gates = {name for name in model.state_dict() if re.search(r"(^|\.)gate\.", name)}
     assert len(gates) == 2 * (4 + 1)
     assert set(report.missing) == gates | {f"norms.{i}.{kind}" for i in range(3) for kind in ("bias", "weight")}
-    assert report.unused == ("head.weight", "head.bias")
+    assert [key.replace(".fc.", ".") for key in report.unused] == ["head.weight", "head.bias"]
+
+
+@pytest.mark.parametrize(("load", "named"), SOURCES, ids=NAMES)
+def test_the_names_are_told_apart(load, named):
+    """`load_foreign` finds the way that belongs to the names: the same tensors as by that way."""
+    state = named(small_swin().state_dict())
+    guessed, told = (HierarchicalBackbone(small_config(num_spa_blocks=0)) for _ in range(2))
+    assert load_foreign(guessed, state) == load(told, state)
+    assert all(torch.equal(value, told.state_dict()[name]) for name, value in guessed.state_dict().items())
+
+
+@pytest.mark.parametrize(("load", "named"), [(load_timm_swin, official), (load_official_swin, timm)])
+def test_merging_in_the_wrong_stage_is_refused(load, named):
+    """Negative control of the test above."""
+    with pytest.raises(IntegrityError, match="in this backbone"):
+        load(HierarchicalBackbone(small_config()), named(small_swin().state_dict()))
 
 
 def test_o26_at_the_size_of_swin_t():
