@@ -378,7 +378,9 @@ def macs_spent(backbone: AnyBackboneConfig, tokens: Sequence[ImageTokens]) -> Ma
     for image in tokens:
         height, width = image.frame
         counts, windows = ([[count] for count in row] for row in (image.selected, image.containers))
-        stages = backbone_macs(backbone, height, width, counts=counts, windows=windows or None)
+        stages = backbone_macs(
+            backbone, height, width, counts=counts, windows=windows or None, image_sizes=[image.size]
+        )
         dense = backbone_macs(backbone, height, width, 1.0)
         sums[0] += sum(stage.macs for stage in stages)
         sums[1] += sum(stage.macs_eq9 for stage in stages)

@@ -33,12 +33,13 @@ from sptcore.training.stop import StopRequest
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """One image alone: its `frame` (height, width), a multiple of 32, and the `selected` tokens of each block.
+    """One image alone: its `size` (height, width), its `frame`, a multiple of 32, the `selected` tokens of each block.
 
     `containers`: in how many containers, or windows, these lie.
     """
 
     image_id: int
+    size: tuple[int, int]
     frame: tuple[int, int]
     selected: tuple[int, ...]
     containers: tuple[int, ...] = ()
@@ -166,6 +167,7 @@ def _image_tokens(batch: Batch, features: Features) -> list[ImageTokens]:
     selected = torch.stack([one.selection.counts for one in features.selections], dim=1).tolist()
     packed = [one.packing.containers_of_images for one in features.selections if one.packing is not None]
     containers = torch.stack(packed, dim=1).tolist() if len(packed) == len(features.selections) else [()] * len(batch)
-    frames = [padded_size(height, width) for height, width in batch.image_sizes.tolist()]
-    rows = zip(batch.image_ids, frames, map(tuple, selected), map(tuple, containers), strict=True)
+    sizes: list[tuple[int, int]] = [(height, width) for height, width in batch.image_sizes.tolist()]
+    frames = [padded_size(*size) for size in sizes]
+    rows = zip(batch.image_ids, sizes, frames, map(tuple, selected), map(tuple, containers), strict=True)
     return [ImageTokens(*row) for row in rows]

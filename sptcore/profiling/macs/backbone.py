@@ -52,8 +52,13 @@ def spa_places(config: AnyBackboneConfig) -> list[tuple[int, int]]:
 def uniform_counts(
     config: AnyBackboneConfig, height: int, width: int, ratio: float | Sequence[float], batch: int = 1
 ) -> list[list[int]]:
-    """The counts that a select ratio means: the same for every block, or one a selecting block in network order."""
+    """The counts that a select ratio means: the same for every block, or one a selecting block in network order.
+
+    The ratios that a pruned ViT has of its own mean what its keep rate comes to on whole grids, to the token.
+    """
     places, grids = spa_places(config), stage_grids(height, width)
+    if isinstance(config, ViTConfig) and ratio == config.fixed_ratios:
+        return rule_counts(config, grids[STAGE - 1], batch)
     ratios = [ratio] * len(places) if isinstance(ratio, (int, float)) else list(ratio)
     if len(ratios) != len(places):
         raise ValueError(f"{len(ratios)} ratios for {len(places)} selecting blocks")
@@ -76,6 +81,7 @@ def backbone_macs(
     *,
     counts: Counts | None = None,
     windows: Counts | None = None,
+    image_sizes: Sequence[tuple[int, int]] | None = None,
     packing: str | None = None,
     training: bool = False,
 ) -> list[StageCost]:
@@ -83,19 +89,22 @@ def backbone_macs(
 
     `ratio`: share of tokens every selecting block keeps, or one a block; `counts` instead gives the very numbers.
     `windows`: in how many windows these tokens lie, laid out as `counts`, for attention = window_gather; by default as
-    few as hold them (`whole_windows`). `packing`: stream | aligned, by default the config's. `training`: what a forward
-    pass in training runs, where that is something else (DynamicSwin: every token goes both ways). Raises ValueError for
-    ratios, counts or windows that do not fit the selecting blocks.
+    few as hold them (`whole_windows`). `image_sizes`: (height, width) of each image where the rest of the frame is
+    batch padding; only EViT, which drops a share of what an image has, asks for it. `packing`: stream | aligned, by
+    default the config's. `training`: what a forward pass in training runs, where that is something else (DynamicSwin:
+    every token goes both ways). Raises ValueError for ratios, counts or windows that do not fit the selecting blocks.
     """
-    if isinstance(config, ViTConfig):
-        return [_plain(config, height, width, ratio, batch, counts, training)]
     if counts is None:
         counts = uniform_counts(config, height, width, ratio, batch)
     if windows is None:
-        windows = _fewest_windows(config, height, width, counts)
+        windows = counts if isinstance(config, ViTConfig) else _fewest_windows(config, height, width, counts)
     for name, rows in (("counts", counts), ("windows", windows)):
         if len(rows) != config.num_spa_blocks or any(len(row) != batch for row in rows):
             raise ValueError(f"{name} must be {config.num_spa_blocks} rows of {batch}")
+    if isinstance(config, ViTConfig):
+        frame = (height, width)
+        inside = [_tokens_of(size, STAGE) for size in image_sizes or [frame] * batch]
+        return [vit_macs(config, stage_grids(*frame)[STAGE - 1], counts, inside, training=training)]
     left = [Taken(tokens, mine) for tokens, mine in zip(counts, windows, strict=True)]
     mode = Mode(packing or (config.train_packing if training else config.eval_packing), training)
     stages = []
@@ -105,23 +114,10 @@ def backbone_macs(
     return stages
 
 
-def _plain(
-    config: ViTConfig,
-    height: int,
-    width: int,
-    ratio: float | Sequence[float],
-    batch: int,
-    counts: Counts | None,
-    training: bool,
-) -> StageCost:
-    """The one stage of a ViT; its `fixed_ratios` mean what its keep rate comes to on this grid, to the token."""
-    grid = stage_grids(height, width)[STAGE - 1]
-    if counts is None:
-        own = ratio == config.fixed_ratios
-        counts = rule_counts(config, grid, batch) if own else uniform_counts(config, height, width, ratio, batch)
-    if len(counts) != config.num_spa_blocks or any(len(row) != batch for row in counts):
-        raise ValueError(f"counts must be {config.num_spa_blocks} rows of {batch}")
-    return vit_macs(config, grid, batch, counts, training=training)
+def _tokens_of(size: tuple[int, int], stage: int) -> int:
+    """Tokens at `stage` of an image of (height, width) pixels."""
+    rows, columns = stage_grids(*size)[stage - 1]
+    return rows * columns
 
 
 def _fewest_windows(config: BackboneConfig, height: int, width: int, counts: Counts) -> list[list[int]]:

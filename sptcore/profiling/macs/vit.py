@@ -13,16 +13,22 @@ PATCH_VALUES = PATCH_SIZE**2 * 3
 
 
 def vit_macs(
-    config: ViTConfig, grid: tuple[int, int], batch: int, counts: Sequence[Sequence[int]], *, training: bool = False
+    config: ViTConfig,
+    grid: tuple[int, int],
+    counts: Sequence[Sequence[int]],
+    inside: Sequence[int],
+    *,
+    training: bool = False,
 ) -> StageCost:
-    """MACs of a ViT on `batch` grids (h, w); both conventions count alike.
+    """MACs of a ViT on a batch of grids (h, w); both conventions count alike.
 
-    `counts`: tokens on the grid after each selecting block, one row a block, one number an image. DynamicViT computes
-    every token in `training`. Blocks run on as many tokens as the fullest image has.
+    `counts`: tokens on the grid after each selecting block, one row a block, one number an image. `inside`: tokens of
+    each image before the first block, the rest of the grid being batch padding. DynamicViT computes every token in
+    `training`. Blocks run on as many tokens as the fullest image has.
     """
-    tokens = grid[0] * grid[1]
+    tokens, batch = grid[0] * grid[1], len(inside)
     costs = [same_cost("backbone", "patch_embed", batch * tokens * PATCH_VALUES * config.dim, STAGE)]
-    for index, length in enumerate(_lengths(config, tokens, batch, counts, training)):
+    for index, length in enumerate(_lengths(config, tokens, counts, inside, training)):
         costs += _block(config, index, batch, length)
     ratio = sum(map(sum, counts)) / (len(counts) * batch * tokens) if counts else None
     return StageCost(STAGE, tuple(costs), ratio)
@@ -45,9 +51,9 @@ class _Length:
 
 
 def _lengths(
-    config: ViTConfig, tokens: int, batch: int, counts: Sequence[Sequence[int]], training: bool
+    config: ViTConfig, tokens: int, counts: Sequence[Sequence[int]], inside: Sequence[int], training: bool
 ) -> Iterator[_Length]:
-    there, length, number = [tokens] * batch, tokens, 0
+    there, batch, length, number = list(inside), len(inside), tokens, 0
     for index in range(config.depth):
         if index not in config.select_blocks:
             yield _Length(length + 1, batch * (length + 1), length + 1)

@@ -78,6 +78,32 @@ def test_several_fused_tokens_may_stay():
     assert max(away) > 1
 
 
+@pytest.mark.parametrize("keep_rate", [0.1, 0.7, 0.9])
+@pytest.mark.parametrize("fuse_token", [True, False])
+@pytest.mark.parametrize(
+    "sizes",
+    [[(16, 16)], [(16, 32)], [(16, 48)], [(40, 64)], [(16, 32), (16, 16)], [(16, 16), (64, 64)], [(48, 48), (16, 16)]],
+)
+def test_small_images_in_a_larger_frame(sizes, keep_rate, fuse_token):
+    """An image of a token or two has nothing to drop, so its padding goes on too; three tokens count like four."""
+    backbone = build_backbone("evit-nano", keep_rate=keep_rate, fuse_token=fuse_token, select_blocks=(1, 2, 4)).eval()
+    images, inside = torch.randn(len(sizes), 3, 64, 64), torch.tensor(sizes)
+    with torch.no_grad():
+        counts = [one.selection.counts.tolist() for one in backbone(images, inside).selections]
+    stages = backbone_macs(backbone.config, 64, 64, batch=len(sizes), counts=counts, image_sizes=sizes)
+    assert count_macs(lambda: backbone(images, inside)).macs == total(stages)[0]
+
+
+def test_sizes_of_images_are_what_tells_padding_from_tokens():
+    """The control: taken for a whole grid, the image of one token would seem to have dropped fifteen."""
+    backbone = build_backbone("evit-nano").eval()
+    alone, whole = (
+        total(backbone_macs(backbone.config, 64, 64, counts=[[1], [1]], image_sizes=sizes))[0]
+        for sizes in ([(16, 16)], None)
+    )
+    assert alone == 4350720 > whole
+
+
 def test_evit_that_keeps_everything_costs_what_vit_does_beside_padding_too():
     backbone = build_backbone("evit-nano", keep_rate=1.0).eval()
     image, sizes = torch.randn(1, 3, 96, 128), torch.tensor([[70, 128]])

@@ -7,10 +7,13 @@ from pathlib import Path
 import torch
 
 from sptcore.data.locate import open_index
+from sptcore.evaluation import macs_spent
+from sptcore.models.variants import build_backbone
+from sptcore.profiling.counted import count_macs
 from sptcore.profiling.forced import randomise_biases
 from sptcore.tasks import TASKS
 from sptcore.training.datasets import ImageDataset, WholeImage
-from sptcore.training.evaluate import Running, alike_in_batches, evaluate_model
+from sptcore.training.evaluate import ImageTokens, Running, alike_in_batches, evaluate_model
 from sptcore.training.loading import BatchLoader
 from sptcore.training.prepare import describe
 from tests.support.miniatures import mini_coco
@@ -29,6 +32,16 @@ def test_batches_hold_images_of_one_frame_and_all_of_them(tmp_path: Path) -> Non
     for batch, alone in zip(BatchLoader(dataset).batches(draws), draws, strict=True):
         (first, *_) = BatchLoader(dataset).batches([alone[:1]])
         assert batch.images.shape[2:] == first.images.shape[2:]
+
+
+def test_what_a_small_image_cost_is_what_ran() -> None:
+    """One token in a frame of four: EViT has nothing to drop, and the padding goes on."""
+    backbone = build_backbone("evit-nano").eval()
+    image = ImageTokens(1, (16, 16), (32, 32), (1, 1))
+    spent = macs_spent(backbone.config, [image])
+    ran = count_macs(lambda: backbone(torch.randn(1, 3, *image.frame), torch.tensor([image.size])))
+    assert spent is not None
+    assert spent.actual == ran.macs
 
 
 def test_results_do_not_depend_on_the_batch(tmp_path: Path) -> None:
