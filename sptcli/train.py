@@ -195,9 +195,15 @@ def command(
     recipe for its task: classify on Tiny ImageNet and IN-S, else detect. Every class of the data is learned under its
     own id. Ctrl-C, SIGTERM and SIGUSR1 save and stop; --resume goes on as if nothing had happened.
 
+    Processes are started by --devices and --nodes, by torchrun or by srun. A run goes on with another number of them
+    where it divides devices x nodes x accum: as many images a step, by accumulating, and the same results. So the
+    workers of an elastic launch may come and go: torchrun --nnodes 1:4 --nproc-per-node 1 -m sptcli train --nodes 4
+    --run-dir DIR --resume auto, with DIR on a disk that all machines share.
+
     The run folder holds settings, metrics, checkpoints and weights; `spt train --config RUN/config.toml` runs it again.
     """
-    from sptcore.training.loop import check_resumable, make_trainer
+    from sptcore.training.loop import make_trainer
+    from sptcore.training.resuming import check_resumable
 
     session, began = Session.of(ctx), time.monotonic()
     run = _resumed(resume, run_dir)
@@ -211,7 +217,8 @@ def command(
     if (code := launched(session, spread)) is not None:
         return code
     with joined_here(spread) as (group, own_device):
-        trainer = make_trainer(config, group=group, device=own_device, progress=session.progress)
+        regroup = run is not None or group.world < config.world  # fewer came to an elastic launch than it can take
+        trainer = make_trainer(config, group=group, device=own_device, progress=session.progress, regroup=regroup)
         # not before: a run that is refused leaves no folder
         home = run or _shared_home(group, lambda: _fresh(config, run_dir, name))
         session.note(f"run: {home.home}")
@@ -261,6 +268,7 @@ def _resumed(resume: str | None, run_dir: Path | None) -> Run | None:
 def _config(session: Session, run: Run | None) -> TrainConfig:
     """The settings of this run: a resumed one's own, with what was set now on top."""
     from sptcore.training.config import TrainConfig, make_config, read_config
+    from sptcore.training.resuming import shared_anew
 
     values = {**session.values, **session.extra}
     values = {name: value for name, value in values.items() if name in TrainConfig.model_fields and value is not None}
@@ -278,11 +286,12 @@ def _config(session: Session, run: Run | None) -> TrainConfig:
         values["warmup_epochs"] = 0.0  # the preset's gives way to the steps a person named
     if run is None:
         return make_config(values)
-    own = read_config(run.home / "config.toml").model_dump(exclude_none=True)
-    if "preset" in named and values.get("preset") != own.get("preset"):
-        was = f"the preset {own['preset']}" if own.get("preset") else "settings of no preset"
+    own = read_config(run.home / "config.toml")
+    if "preset" in named and values.get("preset") != own.preset:
+        was = f"the preset {own.preset}" if own.preset else "settings of no preset"
         raise UsageError(f"a resumed run keeps its settings: it began with {was}", where=str(run.home))
-    return make_config(own | {key: values[key] for key in named})
+    asked = make_config(own.model_dump(exclude_none=True) | {key: values[key] for key in named})
+    return asked if "accum" in named or asked.world == own.world else shared_anew(own, asked)
 
 
 def _parse_devices(text: str, device: str) -> dict[str, Any]:
@@ -292,7 +301,8 @@ def _parse_devices(text: str, device: str) -> dict[str, Any]:
     from sptcore.runs.device import pick_device
 
     if text == "auto":
-        return {"devices": max(1, torch.cuda.device_count()) if pick_device(device).type == "cuda" else 1}
+        count = max(1, torch.cuda.device_count()) if pick_device(device).type == "cuda" else 1
+        return {"devices": count, "gpus": None}
     parts = str(text).split(",")
     if not all(part.strip().isdecimal() for part in parts):
         raise UsageError(f"--devices {text}: neither a number, nor numbers of GPUs, nor auto", hint="--devices 0,1")

@@ -245,6 +245,11 @@ class TrainConfig(BaseModel):
         return self.devices * self.nodes
 
     @property
+    def passes(self) -> int:
+        """Forward passes of a step, those of all processes."""
+        return self.world * self.accum
+
+    @property
     def backbone_overrides(self) -> dict[str, Any]:
         """The model settings that differ from the variant's."""
         given = {name: getattr(self, name) for name in _BACKBONE_FIELDS}

@@ -18,7 +18,7 @@ from torch import nn
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn.parallel import DistributedDataParallel
 
-from sptcore.errors import EnvironmentFault, ResourceError
+from sptcore.errors import EnvironmentFault, ResourceError, UsageError
 from sptcore.training.launch import Place
 
 T = TypeVar("T")
@@ -117,6 +117,9 @@ def _own_device(device: torch.device, local_rank: int, gpus: Sequence[int] | Non
     if device.type != "cuda":
         return device
     if gpus is not None:
+        if local_rank >= len(gpus):
+            message = f"gpus names {len(gpus)} GPUs, process {local_rank} of this machine has none"
+            raise UsageError(message, hint="--devices N gives each of N processes its own")
         device = torch.device("cuda", gpus[local_rank])
     elif several:  # a process that SLURM shows one GPU only finds it at 0
         device = torch.device("cuda", local_rank % torch.cuda.device_count())

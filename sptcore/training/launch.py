@@ -34,10 +34,12 @@ class Place:
 def find_place(world: int, environ: Mapping[str, str] = os.environ, *, nodes: int = 1) -> Place | None:
     """The place of this process in a run of `world` processes, None when nobody has started the others yet.
 
-    torchrun's variables count first, then those of a process started by srun. Raises UsageError when srun started
-    another number of processes than the run has, or than it has machines, and when such variables are set by halves.
+    torchrun's variables count first, whatever `world` is, also those of the only worker it could start for several
+    (`--nnodes 1:4`); then those of a process started by srun. Raises UsageError when srun started another number of
+    processes than the run has, or than it has machines, and when such variables are set by halves.
     """
-    if (size := _number(environ, "WORLD_SIZE", 1)) > 1:
+    elastic = "TORCHELASTIC_RUN_ID" in environ and world > 1
+    if (size := _number(environ, "WORLD_SIZE", 1)) > 1 or elastic:
         rank = _number(environ, "RANK")
         hosted = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         local = _number(environ, "LOCAL_RANK", 0)

@@ -29,7 +29,8 @@ from sptcore.training.evaluate import Evaluation, Interrupted, Running, evaluate
 from sptcore.training.loading import BatchLoader, default_workers
 from sptcore.training.meters import Meters, Pace, shown_values
 from sptcore.training.optim import base_lr, lr_factor, set_lr
-from sptcore.training.prepare import Prepared, build_model, memory_mb, prepare, same_labels
+from sptcore.training.prepare import Prepared, build_model, memory_mb, prepare
+from sptcore.training.resuming import check_resumable, passes_each
 from sptcore.training.sampler import Draw, EpochSampler
 from sptcore.training.step import Stepper, StepResult, start_state
 from sptcore.training.stop import StopRequest, stop_requests
@@ -71,7 +72,8 @@ def fit(
     Raises NumericalError after `max_bad_steps` non-finite losses in a row, ResourceError when memory runs out, and
     IntegrityError when no checkpoint is whole; the last good checkpoint stays in each case.
     """
-    return make_trainer(config, progress=progress).fit(run, resume=resume, time_limit=time_limit)
+    trainer = make_trainer(config, progress=progress, regroup=resume)
+    return trainer.fit(run, resume=resume, time_limit=time_limit)
 
 
 def make_trainer(
@@ -80,11 +82,17 @@ def make_trainer(
     group: Group = ALONE,
     device: torch.device | None = None,
     progress: Progress = SILENT,
+    regroup: bool = False,
 ) -> Trainer:
     """Everything a run needs before it has a folder: data, labels, model, optimizer, on `device` or the config's.
 
+    `regroup`: another number of processes than the settings say may share a step, at as many images, by accumulating.
     Raises what is wrong with the settings, the data or the starting weights.
     """
+    if group.world != config.world and not regroup:
+        message = f"the settings are for {config.world} processes, there are {group.world}"
+        raise UsageError(message, hint="spt train --devices N starts them")
+    passes_each(config, group.world)
     if "tensorboard" in config.log:
         require_tensorboard()
     device, prepared = device or pick_device(config.device), prepare(config, progress)
@@ -92,17 +100,6 @@ def make_trainer(
         batch = fitting_batch(config, prepared, device, group=group, progress=progress)
         config = config.model_copy(update={"batch": batch})
     return Trainer(config, prepared, device, group, progress)
-
-
-def check_resumable(config: TrainConfig, run: Run) -> None:
-    """Raise UsageError when `config` differs from what `run` was started with in a setting that decides the result."""
-    changed = read_config(run.home / "config.toml").changed_settings(config)
-    if "labels" in changed and same_labels(*changed["labels"]):
-        del changed["labels"]
-    if changed:
-        listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
-        hint = "leave them out; or a new run, which can begin with these weights: --init RUN/weights/last.safetensors"
-        raise UsageError(f"a resumed run keeps its settings: {listed}", where=str(run.home), hint=hint)
 
 
 class Trainer:
@@ -115,9 +112,6 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, prepared: Prepared, device: torch.device, group: Group, progress: Progress
     ) -> None:
-        if group.world != config.world:
-            message = f"the settings are for {config.world} processes, there are {group.world}"
-            raise UsageError(message, hint="spt train --devices N starts them")
         self.config, self.prepared, self.device = config, prepared, device
         self.group, self.progress = group, progress
         _set_determinism(config)
@@ -127,7 +121,8 @@ class Trainer:
         self.state = start_state(model, config, self.device)
         teacher = load_teacher(config, model, prepared.spec, self.device)
         self.take_step = Stepper(config, prepared.task, group.wrap(model, self.device), self.device, group, teacher)
-        images = config.batch * config.accum
+        self.accum = passes_each(config, group.world)  # of each process, whatever the settings' own count of them
+        images = config.batch * self.accum
         self.sampler = EpochSampler(len(prepared.train), images, config.seed, rank=group.rank, world=group.world)
         self.images_per_step = images * group.world
         full = config.epochs * self.sampler.steps_per_epoch
@@ -147,8 +142,10 @@ class Trainer:
         if resume:
             check_resumable(self.config, run)
             self._resume()
-        elif self.group.is_leader:
-            write_atomically(run.home / "config.toml", self.config.to_toml())
+        else:
+            if self.group.is_leader:
+                write_atomically(run.home / "config.toml", self.config.to_toml())
+            self._tell_sharing((self.config.world, self.config.accum))
         if "tensorboard" in self.config.log and self.group.is_leader:
             self.board = TensorBoardLog(run.home, step=self.state.step, rows=run.metrics())
         try:
@@ -188,7 +185,7 @@ class Trainer:
 
     def _batches(self, loader: BatchLoader) -> Iterator[tuple[Batch, ...]]:
         """The forward passes of each step, from the current one on."""
-        per_epoch, accum = self.sampler.steps_per_epoch, self.config.accum
+        per_epoch, accum = self.sampler.steps_per_epoch, self.accum
         first = self.state.step
         for epoch in range(first // per_epoch, self.config.epochs):
             skip = max(0, first - epoch * per_epoch)
@@ -328,6 +325,7 @@ class Trainer:
         if self.saved_at == state.step and not best:  # a validation made up for may say only now that it is the best
             return
         content = state.to_checkpoint(self.config, self.prepared.spec)
+        content |= {"processes": self.group.world, "accum": self.accum}
         save_checkpoint(self.run.checkpoints, content, step=state.step, keep=self.config.keep, best=best)
         self.saved_at = state.step
         self.log.write_csv()
@@ -363,12 +361,26 @@ class Trainer:
             path, content = found
             self.state.restore(content, self.prepared.spec, where=str(path))
             self.saved_at = self.state.step
+            started = read_config(self.run.home / "config.toml")  # of checkpoints that do not say how it was shared
+            self._tell_sharing((content.get("processes", started.world), content.get("accum", started.accum)))
             if content["torch"] != str(torch.__version__):
                 self._warn(f"the checkpoint is from torch {content['torch']}, this is {torch.__version__}")
         if self.group.is_leader:
             self.log.rewind(self.state.step, validated=self.state.evaluated_at == self.state.step)
             self.run.log(f"resumed at step {self.state.step}")
         self.progress.note(f"resumed at step {self.state.step} of {self.total_steps}")
+
+    def _tell_sharing(self, before: tuple[int, int]) -> None:
+        """Say so when the step is shared otherwise than by `before`: processes, and the passes of each."""
+        if before == (self.group.world, self.accum):
+            return
+        line = (
+            f"{self.group.world} x {self.accum} forward passes a step (processes x accum) instead of "
+            f"{before[0]} x {before[1]}: the same {self.images_per_step} images"
+        )
+        self.progress.note(line)
+        if self.group.is_leader:
+            self.run.log(line)
 
 
 def _as_text(values: dict[str, float]) -> dict[str, str]:

@@ -31,10 +31,14 @@ RES = "96x96"
 
 def variables(style: str, rank: int, world: int, port: int) -> dict[str, str]:
     """The environment of one rank, of which nothing else reminds of a launcher."""
-    known = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")
+    known = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE",
+             "TORCHELASTIC_RUN_ID")  # fmt: skip
     kept = {name: value for name, value in os.environ.items() if name not in known and not name.startswith("SLURM_")}
     if style == "torchrun":
-        own = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
+        own = {
+            "RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1",
+            "TORCHELASTIC_RUN_ID": "none",
+        }  # fmt: skip
     else:
         own = {
             "SLURM_JOB_ID": 77, "SLURM_STEP_ID": 0, "SLURM_PROCID": rank, "SLURM_NTASKS": world,

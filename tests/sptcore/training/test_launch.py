@@ -30,6 +30,15 @@ def test_places_of_torchrun_and_srun() -> None:
     assert find_place(4, SRUN | TORCHRUN) == Place(3, 4, 1, "a", 7)
 
 
+def test_an_elastic_launch_may_start_any_number_of_workers() -> None:
+    """torchrun --nnodes 1:4 started two of four, then a single one, which must not start the others itself."""
+    worker = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "7", "TORCHELASTIC_RUN_ID": "x"}
+    assert find_place(4, worker | {"WORLD_SIZE": "2"}, nodes=4) == Place(0, 2, 0, "a", 7)
+    assert find_place(4, worker | {"WORLD_SIZE": "1"}, nodes=4) == Place(0, 1, 0, "a", 7)
+    assert find_place(1, worker | {"WORLD_SIZE": "1"}) is None
+    assert find_place(4, {"RANK": "0", "WORLD_SIZE": "1"}) is None  # a container's, whose processes are ours to start
+
+
 @pytest.mark.parametrize(
     ("world", "nodes", "environ"),
     [
