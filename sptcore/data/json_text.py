@@ -90,8 +90,11 @@ def _address(view: Any) -> int:
 
 def array_spans(data: bytes, array: Raw) -> Spans:
     """Where the entries of the array, a view into `data`, lie."""
-    entries = msgspec.json.decode(array, type=list[Raw])
-    first, last = place(data, array)
+    return entry_spans(data, msgspec.json.decode(array, type=list[Raw]), *place(data, array))
+
+
+def entry_spans(data: bytes, entries: list[Raw], first: int, last: int) -> Spans:
+    """As `array_spans`, for the array at [first, last) of `data` whose entries, views into `data`, are known."""
     lengths = np.fromiter((memoryview(entry).nbytes for entry in entries), np.int64, len(entries))
     if len(entries) < 2:
         starts = np.array([place(data, entry)[0] for entry in entries], np.int64)

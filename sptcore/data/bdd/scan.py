@@ -16,7 +16,7 @@ from sptcore.data.bdd.layout import Labels, find_images, find_labels, subset_pat
 from sptcore.data.bdd.schema import Config, FrameHead, ImageSize, leaf_names
 from sptcore.data.format import Source
 from sptcore.data.images import check_file_name
-from sptcore.data.json_text import BOM, Spans, array_spans, chosen_slices, decode_text, refuse_duplicate_keys
+from sptcore.data.json_text import BOM, Spans, chosen_slices, decode_text, entry_spans, place, refuse_duplicate_keys
 from sptcore.data.ledger import name_notes
 from sptcore.data.records import DatasetIndex, Dropped
 from sptcore.data.source_file import SourceFile
@@ -39,8 +39,7 @@ class Scan:
 def scan(path: Path) -> Scan:
     """Scan a list of frames, or an object with `frames`. Raises DataError with a byte offset or JSON path."""
     source = SourceFile(path)
-    top, frames, config = _frames(source)
-    spans = array_spans(source.data, frames)
+    top, spans, config = _frames(source)
     names = [name for low in range(0, len(spans.starts), _STEP) for name in _names(source, top, spans, low)]
     for position, name in enumerate(names):
         fault = check_file_name(name)
@@ -49,9 +48,9 @@ def scan(path: Path) -> Scan:
     return Scan(source, top, spans, names, config)
 
 
-def _frames(source: SourceFile) -> tuple[str, Raw, Config]:
-    """The array of frames as a view into the file, where it stands, and the file's `config`."""
-    path = source.path
+def _frames(source: SourceFile) -> tuple[str, Spans, Config]:
+    """The JSON path of the array of frames, where its entries lie, and the file's `config`."""
+    path, data = source.path, source.data
     try:
         value = decode_text(source, list[Raw] | dict[str, Raw])
     except msgspec.ValidationError as error:
@@ -59,21 +58,15 @@ def _frames(source: SourceFile) -> tuple[str, Raw, Config]:
             "the top level is neither a list of frames nor an object with `frames`", where=str(path)
         ) from error
     if isinstance(value, list):
-        return "", _whole_list(source), Config()
+        return "", entry_spans(data, value, data.index(b"["), data.rindex(b"]") + 1), Config()
     if "frames" not in value:
         raise _no_frames(path, list(value))
-    refuse_duplicate_keys(path, source.data, value)
+    refuse_duplicate_keys(path, data, value)
     try:
-        msgspec.json.decode(value["frames"], type=list[Raw])
+        entries = msgspec.json.decode(value["frames"], type=list[Raw])
     except msgspec.ValidationError as error:
         raise DataError(f"`frames` is no list ({error})", where=f"{path}: frames") from error
-    return "frames", value["frames"], _config(path, value.get("config"))
-
-
-def _whole_list(source: SourceFile) -> Raw:
-    """The file's own list, its byte order mark and white space left out."""
-    body = memoryview(source.data)[len(BOM) :] if source.data.startswith(BOM) else source.data
-    return msgspec.json.decode(body, type=Raw)
+    return "frames", entry_spans(data, entries, *place(data, value["frames"])), _config(path, value.get("config"))
 
 
 def _no_frames(path: Path, keys: list[str]) -> DataError:

@@ -64,6 +64,23 @@ def test_a_faulty_box_is_dropped_counted_and_located(tmp_path, box, cause):
         read_bdd(tmp_path, strict=True)
 
 
+def test_a_plain_box_is_read_as_one_with_empty_outlines_is(tmp_path):
+    draw = np.random.default_rng(3)
+    corners = [0, 0.5, 7, -0.0, -0.5, -3, 1279, 1279.5, 1280, 719, 719.25, 4000, 1e9]
+    kinds = [{}, {"attributes": {"crowd": True}}, {"attributes": {"ignored": 1}}, {"attributes": {"occluded": True}}]
+    names = ["car", "other vehicle", "person", "lane", "zebra"]
+    labels = [
+        box_label(str(draw.choice(names)), *draw.choice(corners, 4).tolist(), **kinds[draw.integers(len(kinds))])
+        for _ in range(2000)
+    ]
+    plain = read_frames(tmp_path / "plain", [{"name": "a.jpg", "labels": labels}])
+    closer = read_frames(tmp_path / "closer", [{"name": "a.jpg", "labels": [one | {"poly2d": []} for one in labels]}])
+    assert plain.records == closer.records
+    assert (plain.dropped, plain.counts) == (closer.dropped, closer.counts)
+    assert {thing.is_crowd for thing in plain.records[0].instances} == {True, False}
+    assert len({dropped.cause for dropped in plain.dropped}) == 4
+
+
 def test_a_box_of_one_pixel_and_one_that_sticks_out(tmp_path):
     labels = [box_label("car", 7, 7, 7, 7), box_label("car", 1270.5, 700, 1279.9, 719.5), box_label("car", -9, 0, 9, 9)]
     index = read_frames(tmp_path, [{"name": "a.jpg", "labels": labels}])
