@@ -187,23 +187,44 @@ def _by_annotation(name: str, annotation: Path, place: Place) -> Source:
     kind = place.format
     if kind == "auto":
         kind = name if name in formats() else _sniff(annotation)
-    folder = Path(name)
-    root = place.root or (folder if folder.is_dir() else _root_above(annotation, formats()[kind]))
-    label = name if name in formats() or folder.is_dir() else annotation.stem
+    root = _root_of_annotation(name, annotation, formats()[kind], place)
+    label = name if name in formats() or Path(name).is_dir() else annotation.stem
     return Source(label, kind, root, annotation)
 
 
-def _root_above(annotation: Path, kind: Format) -> Path:
-    """The nearest folder above a file that holds a known layout, else the one its folder `annotations` lies in."""
+def _root_of_annotation(name: str, annotation: Path, kind: Format, place: Place) -> Path:
+    """The folder of the set that a file given with `--ann` belongs to: its images lie below it.
+
+    The folder that `data` names, else the set of that name below `--root`, else the layout the file itself lies in.
+    """
+    if place.root is None and Path(name).is_dir():
+        return Path(name)
+    if place.root is not None:
+        below = (folder for folder in _candidates(name, place) if folder.is_relative_to(place.root))
+        return next((folder for folder in (place.root, *below) if kind.detect(folder)), place.root)
+    found = _layout_above(annotation, kind)
+    if found is None and name == kind.name:
+        found = next((folder for folder in _candidates(name, place) if kind.detect(folder)), None)
+    return found or _folder_above(annotation)
+
+
+def _layout_above(annotation: Path, kind: Format) -> Path | None:
+    """The nearest folder above a file that holds a known layout."""
+    return next((folder for folder in annotation.absolute().parents[:4] if kind.detect(folder)), None)
+
+
+def _folder_above(annotation: Path) -> Path:
+    """The folder that a file's folder `annotations` lies in, else its own."""
     above = annotation.absolute().parents
-    found = next((folder for folder in above[:4] if kind.detect(folder)), None)
-    return found or (above[1] if above[0].name == "annotations" else above[0])
+    return above[1] if above[0].name == "annotations" else above[0]
 
 
 def _sniff(annotation: Path) -> str:
-    """The format of a lone annotation file, by its suffix and its first bytes."""
+    """The format of what `--ann` names, by its suffix and its first bytes."""
     if annotation.suffix == ".txt" and "ImageSets" in annotation.parts:
         return "voc"
+    if annotation.is_dir():  # of bitmasks: the other formats take a file
+        return "bdd"
     with annotation.open("rb") as stream:
         head = stream.read(SNIFFED)
     looks_like_frames = b'"frames"' in head or (head.lstrip()[:1] == b"[" and b'"name"' in head)

@@ -45,6 +45,35 @@ def test_other_names_of_a_folder_and_the_root_itself(tmp_path: Path) -> None:
     assert (source.name, source.format, source.root) == ("coco", "coco", tmp_path / "b")
 
 
+def test_the_images_of_an_annotation_file_lie_in_the_set_below_the_root(tmp_path: Path) -> None:
+    sets, mine = tmp_path / "sets", tmp_path / "mine.json"
+    mini_coco(sets / "coco")
+    mine.write_bytes((sets / "coco" / "annotations" / "instances_val2017.json").read_bytes())
+    for given in (sets / "coco" / "annotations" / "instances_val2017.json", mine):
+        for root in (sets, sets / "coco"):
+            assert locate("coco", root=root, ann=given).root == sets / "coco"
+    assert locate("coco", root=tmp_path / "elsewhere", ann=mine).root == tmp_path / "elsewhere"
+
+
+def test_a_format_by_name_finds_the_images_of_an_annotation_file_that_lies_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPT_DATA", str(tmp_path / "sets"))
+    mini_coco(tmp_path / "sets" / "coco")
+    mine = tmp_path / "mine.json"
+    mine.write_bytes((tmp_path / "sets" / "coco" / "annotations" / "instances_val2017.json").read_bytes())
+    assert locate("coco", ann=mine).root == tmp_path / "sets" / "coco"
+    assert locate(str(mine)).root == tmp_path
+
+
+def test_a_folder_of_bitmasks_is_an_annotation(tmp_path: Path) -> None:
+    make_bdd(tmp_path / "bdd", [])
+    masks = tmp_path / "masks" / "train"
+    masks.mkdir(parents=True)
+    source = locate(tmp_path / "bdd", ann=masks)
+    assert (source.format, source.root, source.annotation) == ("bdd", tmp_path / "bdd", masks)
+
+
 def test_a_set_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'coco' is not found") as caught:
         locate("coco", root=tmp_path / "sets")
