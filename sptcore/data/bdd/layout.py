@@ -120,13 +120,14 @@ def image_folder(index: DatasetIndex) -> Path:
 
 
 def subset_path(index: DatasetIndex) -> Path:
-    """Where a subset keeps its labels: the place of their set, else that of det_20 or of the polygons."""
+    """Where a subset keeps its labels: the place of their set, else that of det_20, the polygons or the bitmasks."""
     source = index.annotation_path
     for label_set in LABEL_SETS:
         place = Path(label_set.pattern.format(split=index.split))
         if source.parts[-len(place.parts) :] == place.parts:
             return place
-    kind = "ins_seg polygons" if index.has_masks else "det_20"
+    outlines = "ins_seg bitmasks" if source.is_dir() else "ins_seg polygons"
+    kind = outlines if index.has_masks or source.is_dir() else "det_20"
     return Path(next(s for s in LABEL_SETS if s.name == kind).pattern.format(split=index.split))
 
 

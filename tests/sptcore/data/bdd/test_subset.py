@@ -112,6 +112,16 @@ def test_bitmasks_are_copied_byte_for_byte(tmp_path):
     assert [record.file_name for record in read_bdd(tmp_path / "out").records] == ["b.jpg"]
 
 
+def test_a_subset_of_bitmasks_from_elsewhere_has_their_own_place(tmp_path):
+    folder = tmp_path / "mine" / "masks"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.full((3, 4, 4), 1, np.uint8)).save(folder / "a.png")
+    index = read_bdd(tmp_path / "in", annotation=folder)
+    (written,) = BDD.write_subset(index, [1], tmp_path / "out")
+    assert written == tmp_path / "out" / "labels" / "ins_seg" / "bitmasks" / "train" / "a.png"
+    assert [record.file_name for record in read_bdd(tmp_path / "out").records] == ["a.jpg"]
+
+
 def test_a_changed_source_is_not_mixed(tmp_path):
     path = make_bdd(tmp_path, [{"name": "a.jpg"}])
     index = read_bdd(tmp_path)
