@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sptcore.models.attention.base import Attended
+from sptcore.models.attention.base import Attended, AttendedInPieces
 from sptcore.models.attention.window import WindowAttention
 from sptcore.models.streaming import PIECE_TOKENS, streams
 from sptcore.ops.packing import Packing, gather, pack, plan_windows, split_containers, unpack
@@ -47,12 +48,13 @@ class WindowGatherAttention(WindowAttention):
         cells, gain = _cells_of(packing, selection.valid), selection.gain.to(normed.dtype)
         if not streams(self, normed):
             return Attended(self._gathered(normed, gain, packing, cells), packing)
-        first, parts = 0, []
-        for _, part in split_containers(packing, max(1, PIECE_TOKENS // self.window_size**2)):
-            last = first + part.num_containers
-            parts.append(self._gathered(normed, gain, part, cells.rows(first, last)))
-            first = last
-        return Attended(torch.cat(parts or [normed.flatten(0, 2)[:0]]), packing)
+        runs = split_containers(packing, max(1, PIECE_TOKENS // self.window_size**2))
+        lasts = list(accumulate(part.num_containers for _, part in runs))
+        parts = (
+            (part, self._gathered(normed, gain, part, cells.rows(last - part.num_containers, last)))
+            for (_, part), last in zip(runs, lasts, strict=True)
+        )
+        return AttendedInPieces(parts, packing, normed)
 
     def _gathered(self, normed: Tensor, gain: Tensor, packing: Packing, cells: _Cells) -> Tensor:
         """(B, H, W, C) and the factor of each token (B, H, W) -> (P, C)."""

@@ -202,6 +202,11 @@ def scatter(tokens: Tensor, packing: Packing) -> Tensor:
     return grid.index_copy_(0, packing.token_index, tokens).unflatten(0, (batch, height, width))
 
 
+def scatter_rows_(grid: Tensor, index: Tensor, rows: Tensor) -> None:
+    """`grid[index] = rows` along the first axis, in place, indices without repeats; no gradient."""
+    grid.index_copy_(0, index, rows.to(grid.dtype))
+
+
 def pack(tokens: Tensor, packing: Packing) -> Tensor:
     """Lay tokens into their containers, (P, ...) -> (B', L, ...), zero in the pads."""
     slots = packing.num_containers * packing.container_len
