@@ -38,6 +38,7 @@ FLOORS: dict[str, set[str]] = {
     "profiling": READING | MODEL_SIDE | {"runs"},
     "training": READING | MODEL_SIDE | {"runs"},
     "viz": READING | MODEL_SIDE | {"runs"},
+    "integrations": {"errors"} | MODEL_SIDE | {"training"},
 }
 FILELESS = {"pathlib", "json", "h5py", "tomllib", "tomlkit", "shutil", "tempfile", "pickle"}
 

@@ -1,0 +1,1 @@
+"""Other people's frameworks: what makes our models theirs. Each module needs the extra of its name."""
