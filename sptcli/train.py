@@ -173,7 +173,8 @@ def command(
     save_every: Annotated[str | None, _option("--save-every", text="1ep, 500it", panel=RUNNING)] = None,
     keep: Annotated[int | None, _option("--keep", text="checkpoints that stay", panel=RUNNING)] = None,
     resume: Annotated[
-        str | None, _option("--resume", text="a run or last; auto: --run-dir if it was started", panel=RUNNING)
+        str | None,
+        _option("--resume", text="a run, its checkpoints/best.pt, last; auto: --run-dir if begun", panel=RUNNING),
     ] = None,
     run_dir: options.RunDir = None,
     name: Annotated[
@@ -223,7 +224,7 @@ def command(
         home = run or _shared_home(group, lambda: _fresh(config, run_dir, name))
         session.note(f"run: {home.home}")
         left = None if time_limit is None else max(0.0, time_limit - (time.monotonic() - began))
-        report = trainer.fit(home, resume=run is not None, time_limit=left)
+        report = trainer.fit(home, resume=_checkpoint(resume) or run is not None, time_limit=left)
     if session.is_leader:
         _show(session, report)
     if report.stopped in SIGNALS:
@@ -255,6 +256,8 @@ def _resumed(resume: str | None, run_dir: Path | None) -> Run | None:
 
     if resume is None:
         return None
+    if (checkpoint := _checkpoint(resume)) is not None:
+        return open_run(checkpoint.parent.parent)
     if resume != "auto":
         return open_run(resume)
     if run_dir is None:
@@ -263,6 +266,16 @@ def _resumed(resume: str | None, run_dir: Path | None) -> Run | None:
         return open_run(run_dir)
     forget_unbegun(run_dir)  # a job that was put back into the queue before its first run had begun
     return None
+
+
+def _checkpoint(resume: str | None) -> Path | None:
+    """The checkpoint that is gone back to, None for a run's last. Raises UsageError for one that lies in no run."""
+    path = Path(resume or "").expanduser().absolute()
+    if path.suffix != ".pt" or not path.is_file():
+        return None
+    if path.parent.name != "checkpoints" or not (path.parent.parent / "config.toml").is_file():
+        raise UsageError("not a checkpoint in its run folder", where=str(path), hint="--resume RUN/checkpoints/best.pt")
+    return path
 
 
 def _config(session: Session, run: Run | None) -> TrainConfig:

@@ -27,7 +27,7 @@ from typing import Any
 
 from sptcore.errors import DataError, EnvironmentFault, IntegrityError
 from sptcore.files import TEMP_MARK, as_fault, write_atomically
-from sptcore.runs.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from sptcore.runs.checkpoints import go_on_from, latest_checkpoint, load_checkpoint, save_checkpoint
 from sptcore.runs.metrics import MetricsLog, read_metrics
 from sptcore.runs.weights import WeightsInfo, load_weights, save_weights, weights_info
 
@@ -36,6 +36,7 @@ __all__ = [
     "Run",
     "WeightsInfo",
     "forget_unbegun",
+    "go_on_from",
     "latest_checkpoint",
     "load_checkpoint",
     "load_weights",

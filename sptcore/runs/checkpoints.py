@@ -2,7 +2,8 @@
 
 A checkpoint is `step-<number>.pt` with its SHA-256 in `step-<number>.pt.sha256`. It is written beside its place,
 flushed, and renamed; older ones are removed only then, so that one valid checkpoint exists at every moment. It is read
-with `weights_only=True` and never before its digest was checked.
+with `weights_only=True` and never before its digest was checked. `last.pt` is the newest of them, `best.pt` the state
+at the best validation, which stays when its step is dropped; both are hard links, so that nothing is written twice.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,19 +47,56 @@ class _HashingStream:
 def save_checkpoint(folder: Path, state: dict[str, Any], *, step: int, keep: int, best: bool = False) -> Path:
     """Publish `state` (tensors, numbers, strings, lists, dicts), then drop all but the newest `keep`.
 
-    `last.pt`, and `best.pt` with `best`, are links to it. Raises EnvironmentFault with the earlier ones untouched.
+    `last.pt`, and `best.pt` with `best`, lead to it. Raises EnvironmentFault with the earlier ones untouched.
     """
-    path = folder / f"step-{step:08d}.pt"
+    path = folder / _named(step)
     if not _is_whole(path):  # the same step again, after a stop right there: what is there already stays
         with atomic_path(path) as temp:
-            write_atomically(path.with_name(path.name + _DIGEST), _write(temp, state))
-    for name in ("last.pt", "best.pt") if best else ("last.pt",):
-        _link(path, folder / name)
-        _link(path.with_name(path.name + _DIGEST), folder / (name + _DIGEST))
+            write_atomically(_digest(path), _write(temp, state))
+    _name(path, best=best)
     for old in _numbered(folder)[keep:]:
-        old.unlink(missing_ok=True)
-        old.with_name(old.name + _DIGEST).unlink(missing_ok=True)
+        _remove(old)
     return path
+
+
+def go_on_from(path: Path, *, step: int, best: bool) -> None:
+    """Make `path`, a whole checkpoint of `step`, the newest of its folder: `last.pt`, and `best.pt` too with `best`.
+
+    Later ones go: the run that goes on writes them anew. What a kill left undone between two links is made up for.
+    """
+    numbered = path.with_name(_named(step))
+    if path != numbered and not _is_whole(numbered):
+        _link(_digest(path), _digest(numbered))
+        _link(path, numbered)
+    _name(numbered, best=best)
+    for later in _numbered(path.parent):
+        if _step_of(later) > step:
+            _remove(later)
+
+
+def _named(step: int) -> str:
+    return f"step-{step:08d}.pt"
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def _digest(path: Path) -> Path:
+    return path.with_name(path.name + _DIGEST)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    _digest(path).unlink(missing_ok=True)
+
+
+def _name(path: Path, *, best: bool) -> None:
+    """Let `last.pt`, and `best.pt` with `best`, lead to a numbered checkpoint."""
+    for name in ("last.pt", "best.pt") if best else ("last.pt",):
+        target = path.with_name(name)
+        _link(path, target)
+        _link(_digest(path), _digest(target))
 
 
 def _write(path: Path, state: dict[str, Any]) -> str:
@@ -79,17 +119,18 @@ def _link(source: Path, target: Path) -> None:
         try:
             os.link(source, temp)
         except OSError:
-            temp.write_bytes(source.read_bytes())
+            shutil.copyfile(source, temp)
 
 
 def _numbered(folder: Path) -> list[Path]:
     """The checkpoints of a folder, newest first."""
-    return sorted(folder.glob("step-*.pt"), reverse=True)
+    found = [path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d+", path.stem)]
+    return sorted(found, key=_step_of, reverse=True)
 
 
 def _is_whole(path: Path) -> bool:
     """Whether a checkpoint is there with its SHA-256 beside it, and has it."""
-    digest = path.with_name(path.name + _DIGEST)
+    digest = _digest(path)
     if not path.is_file() or not digest.is_file():
         return False
     return digest.read_text(encoding="ascii", errors="replace").strip() == sha256_of(path)
@@ -115,10 +156,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that is whole, and its state; None when there is none at all.
 
-    A damaged one is passed over with a warning. Raises IntegrityError when every one is damaged.
+    A damaged one is passed over with a warning, `best.pt` is the last that is tried. Raises IntegrityError when every
+    one is damaged.
     """
-    damaged = None
-    for path in _numbered(folder):
+    damaged, best = None, folder / "best.pt"
+    for path in [*_numbered(folder), *([best] if best.exists() else [])]:
         try:
             return path, load_checkpoint(path)
         except IntegrityError as error:

@@ -8,29 +8,37 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from sptcore.errors import NumericalError, ResourceError, UsageError
-from sptcore.files import TEMP_MARK, write_atomically
+from sptcore.errors import IntegrityError, NumericalError, ResourceError, UsageError
+from sptcore.files import write_atomically
 from sptcore.models.bodies import apply_schedule
 from sptcore.progress import SILENT, Progress
-from sptcore.runs import MetricsLog, Run, latest_checkpoint, save_checkpoint, save_weights
+from sptcore.runs import MetricsLog, Run, go_on_from, save_checkpoint, save_weights
 from sptcore.runs.device import pick_device
 from sptcore.runs.tensorboard import TensorBoardLog, require_tensorboard
 from sptcore.tasks.base import Batch
 from sptcore.training.autobatch import fitting_batch
 from sptcore.training.compiled import compile_dense_parts, uncompiled
-from sptcore.training.config import TrainConfig, parse_interval, read_config
+from sptcore.training.config import TrainConfig, parse_interval
 from sptcore.training.distill import load_teacher
 from sptcore.training.distributed import ALONE, Group
 from sptcore.training.evaluate import Evaluation, Interrupted, Running, evaluate_model
 from sptcore.training.loading import BatchLoader, default_workers
 from sptcore.training.meters import Meters, Pace, shown_values
 from sptcore.training.optim import base_lr, lr_factor, set_lr
-from sptcore.training.prepare import Prepared, build_model, memory_mb, prepare
-from sptcore.training.resuming import check_resumable, passes_each
+from sptcore.training.prepare import Prepared, build_model, memory_mb, prepare, set_determinism
+from sptcore.training.resuming import (
+    check_resumable,
+    clear_leftovers,
+    found_state,
+    passes_each,
+    sharing_line,
+    was_shared,
+)
 from sptcore.training.sampler import Draw, EpochSampler
 from sptcore.training.step import Stepper, StepResult, start_state
 from sptcore.training.stop import StopRequest, stop_requests
@@ -63,16 +71,18 @@ def fit(
     config: TrainConfig,
     run: Run,
     *,
-    resume: bool = False,
+    resume: bool | Path = False,
     time_limit: float | None = None,
     progress: Progress = SILENT,
 ) -> FitReport:
     """Train as `config` says and leave everything in the folder of `run`; `resume` goes on from its last checkpoint.
 
+    A path as `resume` is the checkpoint of the run to go back to; what came after it is dropped.
+
     Raises NumericalError after `max_bad_steps` non-finite losses in a row, ResourceError when memory runs out, and
     IntegrityError when no checkpoint is whole; the last good checkpoint stays in each case.
     """
-    trainer = make_trainer(config, progress=progress, regroup=resume)
+    trainer = make_trainer(config, progress=progress, regroup=bool(resume))
     return trainer.fit(run, resume=resume, time_limit=time_limit)
 
 
@@ -114,7 +124,7 @@ class Trainer:
     ) -> None:
         self.config, self.prepared, self.device = config, prepared, device
         self.group, self.progress = group, progress
-        _set_determinism(config)
+        set_determinism(config)
         model = build_model(prepared.task, prepared.spec, config, progress).to(self.device)
         if config.compile:
             compile_dense_parts(model, self.device)
@@ -128,7 +138,7 @@ class Trainer:
         full = config.epochs * self.sampler.steps_per_epoch
         self.total_steps = min(full, config.max_steps or full)
         self.workers = default_workers(config.res, os.cpu_count() or 1) if config.workers is None else config.workers
-        self.saved_at = -1
+        self.saved_at = self.best_saved_at = -1
         self.bad_batches: list[dict[str, Any]] = []
         self.evaluation: Evaluation | None = None
         self.clock, self.timed = time.monotonic(), 0  # since when, and for how many images, the next row counts
@@ -136,12 +146,12 @@ class Trainer:
 
     # -- the walk --------------------------------------------------------------------------------------------------
 
-    def fit(self, run: Run, *, resume: bool = False, time_limit: float | None = None) -> FitReport:
+    def fit(self, run: Run, *, resume: bool | Path = False, time_limit: float | None = None) -> FitReport:
         """Train into the folder of `run`, or go on there; see `fit` for what it raises."""
         self.run, self.log = run, MetricsLog(run.home)
         if resume:
             check_resumable(self.config, run)
-            self._resume()
+            self._resume(resume if isinstance(resume, Path) else None)
         else:
             if self.group.is_leader:
                 write_atomically(run.home / "config.toml", self.config.to_toml())
@@ -175,7 +185,7 @@ class Trainer:
             cause = self.group.first(stop.cause)
             if cause is None and self._evaluation_due():
                 cause = self._evaluate(stop)
-            if cause is not None or self._checkpoint_due():
+            if cause is not None or self._checkpoint_due() or self._best_is_new():
                 self._save()
             if cause is not None or self.state.step >= self.total_steps:
                 return cause
@@ -221,7 +231,8 @@ class Trainer:
         state.bad_in_row += 1
         own = [image_id for batch in batches for image_id in batch.image_ids]
         ids = [image_id for of_rank in self.group.gathered(own) for image_id in of_rank]
-        self.bad_batches.append({"step": state.step, "image_ids": ids, "values": _as_text(result.values)})
+        values = {name: f"{value:.6g}" for name, value in result.values.items()}
+        self.bad_batches.append({"step": state.step, "image_ids": ids, "values": values})
         self._warn(f"step {state.step}: the loss is not finite, the step is skipped (images {ids})")
         if state.bad_in_row >= self.config.max_bad_steps:
             where = self.run.write_json("bad-batches.json", self.bad_batches) if self.group.is_leader else None
@@ -297,7 +308,7 @@ class Trainer:
             self._log(values, seconds=time.monotonic() - started, images=len(prepared.val))
         self.progress.note(f"step {state.step}: {self._in_words(values)}")
         if self._main_figure() >= state.best:
-            state.best = self._main_figure()
+            state.best, state.best_at = self._main_figure(), state.step
             self._save_weights("best")
         self.clock += self.pace.start() - started  # the steps before it, not yet in a row, keep their time
 
@@ -317,17 +328,19 @@ class Trainer:
         every = number * (self.sampler.steps_per_epoch if unit == "ep" else 1)
         return self.state.step > 0 and (self.state.step % every == 0 or self.state.step >= self.total_steps)
 
+    def _best_is_new(self) -> bool:
+        """Whether the last validation was the best so far, and `best.pt` is not yet the state at it."""
+        return self.state.best_at == self.state.step != self.best_saved_at
+
     def _save(self) -> None:
-        state = self.state
-        if not self.group.is_leader:
-            return
-        best = state.evaluated_at == state.step and self.evaluation is not None and self._main_figure() == state.best
-        if self.saved_at == state.step and not best:  # a validation made up for may say only now that it is the best
+        state, best = self.state, self._best_is_new()
+        if not self.group.is_leader or (self.saved_at == state.step and not best):
             return
         content = state.to_checkpoint(self.config, self.prepared.spec)
         content |= {"processes": self.group.world, "accum": self.accum}
         save_checkpoint(self.run.checkpoints, content, step=state.step, keep=self.config.keep, best=best)
         self.saved_at = state.step
+        self.best_saved_at = state.best_at
         self.log.write_csv()
 
     def _save_weights(self, name: str) -> None:
@@ -351,43 +364,33 @@ class Trainer:
             self.run.write_json("predictions.json", self.evaluation.results)
         self.run.log(f"stopped by {cause} at step {self.state.step}" if cause else f"done at step {self.state.step}")
 
-    def _resume(self) -> None:
-        """Go on from the newest whole checkpoint of the run; from the start when there is none yet."""
-        for folder in (self.run.home, self.run.checkpoints, self.run.home / "weights"):
-            for left in folder.glob(f"{TEMP_MARK}*") if self.group.is_leader else ():
-                left.unlink(missing_ok=True)
-        found = latest_checkpoint(self.run.checkpoints, self._warn)
+    def _resume(self, checkpoint: Path | None = None) -> None:
+        """Go on from `checkpoint`, or from the newest whole one of the run; from the start when there is none yet."""
+        run, state, leads = self.run, self.state, self.group.is_leader
+        if leads:
+            clear_leftovers(run)
+        found = found_state(run, checkpoint, self._warn)
         if found is not None:
             path, content = found
-            self.state.restore(content, self.prepared.spec, where=str(path))
-            self.saved_at = self.state.step
-            started = read_config(self.run.home / "config.toml")  # of checkpoints that do not say how it was shared
-            self._tell_sharing((content.get("processes", started.world), content.get("accum", started.accum)))
+            state.restore(content, self.prepared.spec, where=str(path))
+            self.saved_at, self.best_saved_at = state.step, state.best_at
             if content["torch"] != str(torch.__version__):
                 self._warn(f"the checkpoint is from torch {content['torch']}, this is {torch.__version__}")
-        if self.group.is_leader:
-            self.log.rewind(self.state.step, validated=self.state.evaluated_at == self.state.step)
-            self.run.log(f"resumed at step {self.state.step}")
-        self.progress.note(f"resumed at step {self.state.step} of {self.total_steps}")
+        if len({*self.group.gathered(state.step)}) > 1:
+            raise IntegrityError("the processes see different checkpoints", where=str(run.checkpoints))
+        if found is not None and leads:
+            go_on_from(found[0], step=state.step, best=state.best_at == state.step)
+        if leads:
+            self.log.rewind(state.step, validated=state.evaluated_at == state.step)
+            run.log(f"resumed at step {state.step}")
+        self.progress.note(f"resumed at step {state.step} of {self.total_steps}")
+        self._tell_sharing(was_shared(run, None if found is None else found[1]))
 
     def _tell_sharing(self, before: tuple[int, int]) -> None:
         """Say so when the step is shared otherwise than by `before`: processes, and the passes of each."""
-        if before == (self.group.world, self.accum):
+        line = sharing_line(before, (self.group.world, self.accum), self.images_per_step)
+        if line is None:
             return
-        line = (
-            f"{self.group.world} x {self.accum} forward passes a step (processes x accum) instead of "
-            f"{before[0]} x {before[1]}: the same {self.images_per_step} images"
-        )
         self.progress.note(line)
         if self.group.is_leader:
             self.run.log(line)
-
-
-def _as_text(values: dict[str, float]) -> dict[str, str]:
-    return {name: f"{value:.6g}" for name, value in values.items()}
-
-
-def _set_determinism(config: TrainConfig) -> None:
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)

@@ -6,8 +6,13 @@ processes of A passes each do what M processes of N A / M passes do, up to the o
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
 from sptcore.errors import UsageError
-from sptcore.runs import Run
+from sptcore.files import TEMP_MARK
+from sptcore.runs import Run, latest_checkpoint, load_checkpoint
 from sptcore.training.config import TrainConfig, read_config
 from sptcore.training.prepare import same_labels
 
@@ -49,3 +54,35 @@ def check_resumable(config: TrainConfig, run: Run) -> None:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         hint = "leave them out; or a new run, which can begin with these weights: --init RUN/weights/last.safetensors"
         raise UsageError(f"a resumed run keeps its settings: {listed}", where=str(run.home), hint=hint)
+
+
+def clear_leftovers(run: Run) -> None:
+    """Remove what a killed process was in the middle of writing."""
+    for folder in (run.home, run.checkpoints, run.home / "weights"):
+        for left in folder.glob(f"{TEMP_MARK}*"):
+            left.unlink(missing_ok=True)
+
+
+def found_state(run: Run, checkpoint: Path | None, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to go on from, and its content: the named one, or the newest that is whole; None without any.
+
+    Raises IntegrityError when it, or every one, is damaged.
+    """
+    if checkpoint is not None:
+        return checkpoint, load_checkpoint(checkpoint)
+    return latest_checkpoint(run.checkpoints, warn)
+
+
+def was_shared(run: Run, saved: Mapping[str, Any] | None) -> tuple[int, int]:
+    """Processes, and the passes of each, that took a checkpoint's last step; without one, those that were asked for."""
+    asked = read_config(run.home / "config.toml")
+    saved = saved or {}
+    return saved.get("processes", asked.world), saved.get("accum", asked.accum)
+
+
+def sharing_line(before: tuple[int, int], now: tuple[int, int], images: int) -> str | None:
+    """What a person reads when a step is shared otherwise than `before`: processes, and passes of each; else None."""
+    if before == now:
+        return None
+    own, was = (f"{processes} x {accum}" for processes, accum in (now, before))
+    return f"{own} forward passes a step (processes x accum) instead of {was}: the same {images} images"

@@ -45,7 +45,7 @@ class TrainState:
     """Model, averaged weights, optimizer, scaler of float16 gradients, and the counters of a run.
 
     `step` optimizer steps are done, of which `skipped` were left out as the loss was not finite, and `overflowed` as
-    float16 gradients were scaled too high.
+    float16 gradients were scaled too high. `best` is the best validation's figure, `best_at` its step; -1 before one.
     """
 
     model: nn.Module
@@ -58,6 +58,7 @@ class TrainState:
     bad_in_row: int = 0
     evaluated_at: int = -1
     best: float = -1.0
+    best_at: int = -1
     meters: Meters = field(default_factory=Meters)
 
     @property
@@ -82,6 +83,7 @@ class TrainState:
             "bad_in_row": self.bad_in_row,
             "evaluated_at": self.evaluated_at,
             "best": self.best,
+            "best_at": self.best_at,
             "meters": asdict(self.meters),
         }
 
@@ -107,6 +109,7 @@ class TrainState:
         for name in ("step", "skipped", "bad_in_row", "evaluated_at", "best"):
             setattr(self, name, saved[name])
         self.overflowed = saved.get("overflowed", 0)  # not in the checkpoints of runs before float16
+        self.best_at = saved.get("best_at", -1)
         self.meters = Meters.from_dict(saved["meters"])
 
 

@@ -15,7 +15,7 @@ import torch
 from sptcore.errors import EnvironmentFault, IntegrityError
 from sptcore.files import sha256_of
 from sptcore.runs import checkpoints
-from sptcore.runs.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from sptcore.runs.checkpoints import go_on_from, latest_checkpoint, load_checkpoint, save_checkpoint
 
 
 def state(step: int) -> dict[str, Any]:
@@ -130,3 +130,62 @@ def test_saving_a_whole_checkpoint_again_never_leaves_none(tmp_path: Path, monke
     monkeypatch.setattr(checkpoints, "_write", lambda *_: pytest.fail("written again"))
     save_checkpoint(tmp_path, state(1), step=1, keep=1)
     assert load_checkpoint(path)["step"] == 1
+
+
+def test_best_is_the_last_that_is_tried(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, state(1), step=1, keep=1, best=True)
+    newest = filled(tmp_path, steps=3, keep=1)[-1]
+    newest.unlink()
+    newest.write_bytes(b"damaged")
+    warnings: list[str] = []
+    found = latest_checkpoint(tmp_path, warnings.append)
+    assert found is not None
+    assert (found[0].name, found[1]["step"], len(warnings)) == ("best.pt", 1, 1)
+
+
+def test_going_on_from_the_best_drops_what_came_after_it(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, state(1), step=1, keep=1, best=True)
+    filled(tmp_path, steps=4, keep=2)
+    go_on_from(tmp_path / "best.pt", step=1, best=True)
+    names = {"step-00000001.pt", "last.pt", "best.pt"}
+    assert {path.name for path in tmp_path.iterdir()} == names | {f"{name}.sha256" for name in names}
+    assert [load_checkpoint(tmp_path / name)["step"] for name in sorted(names)] == [1, 1, 1]
+    save_checkpoint(tmp_path, state(2), step=2, keep=1)
+    assert load_checkpoint(tmp_path / "last.pt")["step"] == 2
+
+
+@pytest.mark.parametrize("links", range(5))
+def test_a_kill_between_two_links_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: int) -> None:
+    """Whichever link was the last one made, a whole checkpoint is found, and going on from it mends the names."""
+    save_checkpoint(tmp_path, state(1), step=1, keep=1, best=True)
+    link, made = checkpoints._link, []
+
+    def killed(source: Path, target: Path) -> None:
+        if len(made) == links:
+            raise KeyboardInterrupt
+        made.append(target)
+        link(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_link", killed)
+        try:
+            save_checkpoint(tmp_path, state(2), step=2, keep=1, best=True)
+        except KeyboardInterrupt:
+            assert links < 4
+    if links == 3:  # best.pt is new, its digest old
+        with pytest.raises(IntegrityError):
+            load_checkpoint(tmp_path / "best.pt")
+    found = latest_checkpoint(tmp_path, pytest.fail)
+    assert found is not None
+    go_on_from(found[0], step=found[1]["step"], best=True)
+    assert [load_checkpoint(tmp_path / name)["step"] for name in ("last.pt", "best.pt")] == [2, 2]
+
+
+def test_names_without_hard_links_are_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(checkpoints.os, "link", refused)
+    save_checkpoint(tmp_path, state(1), step=1, keep=1, best=True)
+    assert not (tmp_path / "best.pt").samefile(tmp_path / "last.pt")
+    assert load_checkpoint(tmp_path / "best.pt")["step"] == 1
