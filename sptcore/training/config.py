@@ -64,6 +64,10 @@ class TrainConfig(BaseModel):
         "selection labels: auto (found or built), a file make-labels wrote, or what to make them from: boxes, masks, "
         "image (where a padded image lies on its canvas)",
     )
+    val_labels: str | None = _setting(
+        None,
+        "selection labels of the validation, as `labels`; by default its file, or one beside it, where it fits",
+    )
     strict: bool = _setting(False, "stop at the first invalid annotation instead of leaving it out")
     allow_truncated: bool = _setting(False, "use images whose file ends early instead of stopping")
     follow_symlinks: bool = _setting(False, "open images through links that leave the image folder")

@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sptcore.data.locate import open_index
 from sptcore.data.padding import NO_PADDING
 from sptcore.data.records import DatasetIndex
-from sptcore.errors import DataError, UsageError
-from sptcore.labels.build import SOURCES, ensure_labels
+from sptcore.errors import DataError, IntegrityError, UsageError
+from sptcore.labels.build import SOURCES, check_store, ensure_labels
 from sptcore.labels.geometry import whole_image
 from sptcore.labels.store import LabelStore
 from sptcore.models.config import STRIDES
@@ -29,6 +28,7 @@ from sptcore.training.appearance import Appearance
 from sptcore.training.config import TrainConfig
 from sptcore.training.datasets import DrawnGeometry, ImageDataset, WholeImage
 from sptcore.training.initial import load_initial, starts_from_swin
+from sptcore.training.splits import open_splits
 from sptcore.training.targets import TARGETS
 
 PRETRAINED_GATE_BIAS = 4.0
@@ -55,8 +55,7 @@ def prepare(config: TrainConfig, progress: Progress = SILENT) -> Prepared:
     _check_settings(config)
     overrides = config.backbone_overrides
     check_effect(backbone_config(config.model, **overrides), overrides)  # names too are told before data is read
-    index = _open(config.data, config.split, config.ann, config)
-    val_index = _open_validation(config)
+    index, val_index = open_splits(config, progress)
     if config.data == "sample":
         progress.note(
             f"data: built-in sample, {len(index.records)} training and {len(val_index.records)} validation images"
@@ -84,38 +83,12 @@ def prepare(config: TrainConfig, progress: Progress = SILENT) -> Prepared:
     val = ImageDataset(
         val_index,
         WholeImage(spec.resolution, val_index.padding),
-        labels=open_labels(config.labels if config.labels in SOURCES else "auto", val_index, progress)
-        if strides
-        else None,
+        labels=open_validation_labels(config, val_index, progress) if strides else None,
         strides=strides,
         allow_truncated=config.allow_truncated,
         follow_symlinks=config.follow_symlinks,
     )
     return Prepared(task, spec, train, val, val_index)
-
-
-def _open_validation(config: TrainConfig) -> DatasetIndex:
-    """The validation's records; never those of `ann`, on which the model is trained."""
-    try:
-        return _open(config.val_data or config.data, config.val_split, config.val_ann, config)
-    except DataError as error:
-        if config.ann is None or config.val_ann is not None or config.val_data is not None:
-            raise
-        hint = "name its annotations: --set val_ann=FILE, or another set: --val-data DATA"
-        raise DataError(f"nothing to validate on: {error.message}", where=error.where, hint=hint) from error
-
-
-def _open(data: str, split: str, ann: str | None, config: TrainConfig) -> DatasetIndex:
-    return open_index(
-        data,
-        split,
-        root=config.root,
-        ann=ann,
-        format=config.format,
-        strict=config.strict,
-        follow_symlinks=config.follow_symlinks,
-        size=config.size,
-    )
 
 
 def check_serves(task: Task, index: DatasetIndex) -> None:
@@ -138,6 +111,39 @@ def open_labels(labels: str, index: DatasetIndex, progress: Progress = SILENT) -
     if labels in SOURCES and not Path(labels).is_file():
         return LabelStore(ensure_labels(index, source=labels, progress=progress))  # type: ignore[arg-type]
     return LabelStore(ensure_labels(index, labels=labels, progress=progress))
+
+
+def open_validation_labels(config: TrainConfig, index: DatasetIndex, progress: Progress = SILENT) -> LabelStore:
+    """The selection labels of the validation's `index`: those of `val_labels`, else as `labels` says.
+
+    A file of training labels serves where it holds these images, then the one beside it that make-labels wrote for this
+    split; where neither does, labels are made from the annotations by the same rule, and `progress` says so. Raises as
+    `open_labels`.
+    """
+    if config.val_labels is not None or config.labels in SOURCES:
+        return open_labels(config.val_labels or config.labels, index, progress)
+    given = Path(config.labels).expanduser()
+    files = [given, given.with_name(f"{given.stem.removesuffix(config.split)}{index.split}{given.suffix}")]
+    fitting = next((path for path in files if path.is_file() and _holds(path, index)), None)
+    if fitting is not None:
+        progress.note(f"labels of the validation: {fitting}")
+        return open_labels(str(fitting), index, progress)
+    progress.note(f"labels of the validation: made from the annotations, as {given} does not hold its images")
+    with LabelStore(given) as store:
+        source = str(store.header.params.get("source"))
+    made_alike = source == "boxes" or (source == "masks" and index.has_masks)
+    return open_labels(source if made_alike else "auto", index, progress)
+
+
+def _holds(path: Path, index: DatasetIndex) -> bool:
+    """Whether a label store is of `index`. Raises IntegrityError for one that is damaged."""
+    with LabelStore(path) as store:
+        _ = store.header  # reads it, and thereby refuses a damaged file
+    try:
+        check_store(path, index)
+    except IntegrityError:
+        return False
+    return True
 
 
 def same_labels(one: str, other: str) -> bool:

@@ -46,8 +46,9 @@ def check_resumable(config: TrainConfig, run: Run) -> None:
     """
     own = read_config(run.home / "config.toml")
     changed = own.changed_settings(config)
-    if "labels" in changed and same_labels(*changed["labels"]):
-        del changed["labels"]
+    for name in ("labels", "val_labels"):
+        if name in changed and None not in changed[name] and same_labels(*changed[name]):
+            del changed[name]
     if own.passes == config.passes:
         changed = {name: values for name, values in changed.items() if name not in _SHARED}
     if changed:

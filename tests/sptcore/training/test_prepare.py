@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sptcore.data.locate import open_index
-from sptcore.errors import DataError, UsageError
+from sptcore.errors import DataError, IntegrityError, UsageError
 from sptcore.labels.build import build_labels
 from sptcore.models.variants import backbone_config
 from sptcore.progress import Silent
@@ -96,3 +96,94 @@ def test_a_resumed_run_keeps_its_labels_wherever_their_file_lies(tmp_path: Path)
     assert resumes(str(ours), str(moved))
     assert not resumes(str(ours), str(other))
     assert resumes(str(tmp_path / "gone.h5"), str(other))
+
+
+def two_splits(root: Path) -> Path:
+    """A set whose splits are of different files; those of the miniature are the same byte for byte."""
+    mini_data(root)
+    with (root / "annotations" / "instances_val2017.json").open("a") as stream:
+        stream.write("\n")
+    return root
+
+
+def labels_of(root: Path, listener: Listener, **changes: str) -> tuple[Path, str]:
+    """The file of the validation's labels, and what was said of them."""
+    labels = prepare(tiny_config(root, **changes), listener).val.labels
+    assert labels is not None
+    said = [line for line in listener.lines if line.startswith("labels of the validation")]
+    return labels.path, said[-1] if said else ""
+
+
+def test_validation_takes_labels_of_its_own_images_where_files_hold_them(tmp_path: Path) -> None:
+    """The file itself, or the one beside it that `make-labels --out` wrote for the split, else the annotations."""
+    root = two_splits(tmp_path / "set")
+    train, val = tmp_path / "labels-train.h5", tmp_path / "labels-val.h5"
+    build_labels(open_index(root, "train"), train, source="boxes")
+    path, said = labels_of(root, Listener(), labels=str(train))
+    assert path not in (train, val)
+    assert said == f"labels of the validation: made from the annotations, as {train} does not hold its images"
+    build_labels(open_index(root, "val"), val, source="boxes")
+    assert labels_of(root, Listener(), labels=str(train)) == (val, f"labels of the validation: {val}")
+    assert labels_of(root, Listener(), labels=str(train), val_split="train")[0] == train
+    elsewhere = tmp_path / "elsewhere.h5"
+    build_labels(open_index(root, "val"), elsewhere)
+    assert labels_of(root, Listener(), labels=str(train), val_labels=str(elsewhere)) == (elsewhere, "")
+    assert labels_of(root, Listener(), val_labels=str(elsewhere)) == (elsewhere, "")
+
+
+def test_labels_made_for_the_validation_follow_the_rule_of_the_file(tmp_path: Path) -> None:
+    root, train = two_splits(tmp_path / "set"), tmp_path / "mine.h5"
+    build_labels(open_index(root, "train"), train, source="boxes")
+    made = prepare(tiny_config(root, labels=str(train))).val.labels
+    assert made is not None
+    assert made.header.params["source"] == "boxes"
+
+
+def test_labels_that_are_not_those_of_the_validation_are_refused_when_named(tmp_path: Path) -> None:
+    root, train, val = two_splits(tmp_path / "set"), tmp_path / "labels-train.h5", tmp_path / "labels-val.h5"
+    build_labels(open_index(root, "train"), train)
+    with pytest.raises(IntegrityError, match="another annotation file"):
+        prepare(tiny_config(root, val_labels=str(train)))
+    val.write_bytes(train.read_bytes()[:-100])  # a damaged one is not passed over
+    with pytest.raises(IntegrityError):
+        prepare(tiny_config(root, labels=str(train)))
+
+
+class Warned(Listener):
+    warn = Listener.note
+
+
+@pytest.mark.parametrize(
+    ("left", "changes", "flags"),
+    [
+        ("val", {}, "--split val"),
+        ("test", {}, "--split test --val-split test"),
+        ("train", {}, "--val-split train; or another set: --val-data DATA"),
+        ("train", {"split": "dev"}, "--split train --val-split train"),
+    ],
+)
+def test_a_split_that_is_missing_is_told_with_the_command_that_works(
+    tmp_path: Path, left: str, changes: dict[str, str], flags: str
+) -> None:
+    root = mini_data(tmp_path / "a set")
+    for path in (root / "annotations").iterdir():
+        path.unlink() if left not in path.name and left != "test" else None
+    if left == "test":
+        for split in ("train", "val"):
+            (root / "annotations" / f"instances_{split}2017.json").rename(
+                root / "annotations" / "instances_test2017.json"
+            )
+        (root / "val2017").rename(root / "test2017")
+    with pytest.raises(DataError, match=f"has no split '[a-z]+', but '{left}'") as caught:
+        prepare(tiny_config(root, **changes))
+    assert caught.value.hint == f"spt train --model spt-nano --data '{root}' {flags}"
+    words = flags.partition(";")[0].replace("--", "").replace("-", "_").split()
+    listener = Warned()
+    prepare(tiny_config(root, **dict(zip(words[::2], words[1::2], strict=True))), listener)
+    assert any("validated on the images that are learned" in line for line in listener.lines)
+
+
+def test_two_splits_are_not_called_the_same_images(tmp_path: Path) -> None:
+    listener = Warned()
+    prepare(tiny_config(mini_data(tmp_path / "set")), listener)
+    assert not any("images that are learned" in line for line in listener.lines)
