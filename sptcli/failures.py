@@ -41,13 +41,12 @@ class Failure:
 
 def run_to_exit_code(work: Callable[[], Any], session: Session, *, commands: Iterable[str]) -> int:
     """Call `work`, show whatever goes wrong, write the pending JSON document, and return the exit code."""
+    replace_closed_streams()
     make_streams_lenient()
     try:
         code, failure = _attempt(work, session)
         session.close()
-        _conclude(code, failure, session, commands)
-        sys.stdout.flush()
-        return code
+        return _conclude(code, failure, session, commands)
     except BrokenPipeError:
         _silence_stdout()
         return CLOSED_PIPE
@@ -75,21 +74,37 @@ def _attempt(work: Callable[[], Any], session: Session) -> tuple[int, Failure | 
     return (130, Failure(130, "interrupted")) if code == 130 else (code, None)
 
 
-def _conclude(code: int, failure: Failure | None, session: Session, commands: Iterable[str]) -> None:
-    """Show the failure on stderr and write the one JSON document where it was asked for."""
+def _conclude(code: int, failure: Failure | None, session: Session, commands: Iterable[str]) -> int:
+    """Show the failure on stderr and write the one JSON document where it was asked for; returns the exit code."""
     from sptcli.console import dump_json, show_failure
 
+    as_json = session.flags.progress == "json"
     if failure is not None and (session.is_leader or failure.code not in STOPPED):
-        show_failure(failure, as_json=session.flags.progress == "json")
-    if not session.wants_json or not (session.opened or failure is not None) or not session.is_leader:
-        return
+        show_failure(failure, as_json=as_json)
+    try:
+        if session.wants_json and (session.opened or failure is not None) and session.is_leader:
+            sys.stdout.write(dump_json(_document(code, failure, session, commands)))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if failure is None:
+            lost = f"the result cannot be written: {error.strerror}"
+            show_failure(Failure(4, lost, "standard output", "make room, or send it elsewhere"), as_json=as_json)
+        _silence_stdout()
+        return code or 4
+    return code
+
+
+def _document(code: int, failure: Failure | None, session: Session, commands: Iterable[str]) -> dict[str, object]:
+    """What `--json` prints: the result so far, and the failure."""
     known = set(commands)
     name = session.command or next((word for word in session.arguments if word in known), "")
     document: dict[str, object] = {"schema": f"spt.{name}/1" if name else "spt/1", "ok": code == 0}
     document |= session.document
     if failure is not None:
         document["error"] = failure.as_json()
-    sys.stdout.write(dump_json(document))
+    return document
 
 
 def failure_of(error: BaseException, session: Session) -> Failure:
@@ -186,6 +201,21 @@ def warnings_as_lines(session: Session) -> Iterator[None]:
 
 def _leave(number: int, frame: object) -> None:
     raise SystemExit(143)
+
+
+def replace_closed_streams() -> None:
+    """Give a stream that was closed before we started (`>&-`) to the null device.
+
+    Its number is taken as well, else the next file opened would get it, and what libraries print would end in there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def make_streams_lenient() -> None:

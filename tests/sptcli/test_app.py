@@ -14,6 +14,7 @@ import pytest
 from sptcli.app import COMMANDS, app
 from sptcli.dispatch import PANELS
 from sptcore import __version__
+from sptcore.files import sha256_of
 from tests.support.cli import spt, spt_process
 from tests.support.probe import probe_command
 
@@ -269,6 +270,32 @@ def test_a_closed_pipe_is_no_traceback(arguments: tuple[str, ...]) -> None:
         assert process.wait(timeout=120) in (0, 141)
     assert "Traceback" not in errors
     assert "BrokenPipe" not in errors
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_streams_closed_from_the_start_are_no_fault(closed: str, tmp_path: Path) -> None:
+    """What is written meanwhile must not get the number of a stream, and with it what is printed."""
+    out = tmp_path / "labels.h5"
+    command = (
+        f'"{sys.executable}" -m sptcli make-sparse sample -r .2 --out "{tmp_path / "set"}" --quiet --json {closed}'
+    )
+    assert subprocess.run(["bash", "-c", command], capture_output=True, timeout=300).returncode == 0
+    command = f'"{sys.executable}" -m sptcli make-sparse "{out}" -r .2 --json {closed}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=300)
+    assert (done.returncode, b"Traceback" in done.stderr) == (3, False)
+    ratios, manifest = (tmp_path / "set" / name for name in ("ratios.csv", "manifest.json"))
+    assert ratios.read_text().startswith("split,image_id")
+    assert json.loads(manifest.read_text())["output"]["files"]["ratios.csv"] == sha256_of(ratios)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("json_flag", [[], ["--json"]])
+def test_a_result_that_cannot_be_written_is_a_full_disk(json_flag: list[str]) -> None:
+    command = [sys.executable, "-m", "sptcli", "config", "show", "stats", *json_flag]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert (done.returncode, "No space left on device" in done.stderr) == (4, True)
+    assert "Traceback" not in done.stderr
 
 
 def test_a_poor_locale_writes_escapes() -> None:
