@@ -19,9 +19,17 @@ READING = "Reading data"  # the help panel of options about how data is read
 LIST_MARK = ",.."  # in the metavar of every option that takes a list; such a one, given again, adds up
 
 
-def as_typed(data: object, root: Path | None = None) -> str:
-    """The data set as a person types it for the next command: quoted for the shell, with the --root it was found by."""
-    return shlex.quote(str(data)) + ("" if root is None else f" --root {shlex.quote(str(root))}")
+def as_typed(data: object, root: Path | str | None = None, **found_by: object) -> str:
+    """The data set or image as a person types it for the next command: quoted for the shell, with the --root and the
+    other options (`ann`, `format`, `split`, `follow_symlinks` ...) it was found by; None, "auto" and False are left out.
+    """
+    name = f"./{data}" if str(data).startswith("-") else str(data)
+    typed = [shlex.quote(name)]
+    for option, value in {"root": root, **found_by}.items():
+        if value not in (None, "auto", False):
+            typed.append("--" + option.replace("_", "-"))
+            typed += [] if value is True else [shlex.quote(str(value))]
+    return " ".join(typed)
 
 
 class Size(NamedTuple):
@@ -94,8 +102,9 @@ def parse_shard(text: str | Shard) -> Shard:
 
 
 def parse_names(text: str | Names) -> Names:
-    """`car,bus` as Names."""
-    names = Names(part.strip() for part in (text if isinstance(text, tuple) else str(text).split(",")))
+    """`car,bus` as Names; a name given twice counts once."""
+    parts = text if isinstance(text, tuple) else str(text).split(",")
+    names = Names(dict.fromkeys(part.strip() for part in parts))
     if not names or not all(names):
         raise typer.BadParameter(f"{text!r} is not a list of names parted by commas")
     return names

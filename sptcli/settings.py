@@ -109,7 +109,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Fraction):
-        return f"{value.numerator}/{value.denominator}"
+        return str(value)
     if hasattr(value, "as_flag"):
         return value.as_flag()
     if isinstance(value, (list, tuple)):

@@ -34,6 +34,7 @@ from sptcli.options import (
         (parse_size, "64×32", Size(64, 32)),
         (parse_shard, "2/8", Shard(2, 8)),
         (parse_names, "car, bus", Names(("car", "bus"))),
+        (parse_names, "val,train, val", Names(("val", "train"))),
         (parse_numbers, ".05,.1", Numbers((0.05, 0.1))),
         (parse_ratio, "0.2", Fraction(1, 5)),
         (parse_positive_ratio, "0.2", Fraction(1, 5)),

@@ -256,7 +256,7 @@ class _Build:
     def _splits(self) -> tuple[str, ...]:
         """The splits to be cut. Raises DataError for one that is not there."""
         there = splits_of(self.source)
-        wanted = self.plan.splits if self.plan.splits is not None else tuple(there)
+        wanted = tuple(dict.fromkeys(there if self.plan.splits is None else self.plan.splits))
         if not wanted:
             raise DataError("no split is found here", where=str(self.source.root))
         for split in wanted:

@@ -46,6 +46,12 @@ def test_what_is_written(root: Path, tmp_path: Path) -> None:
     }
 
 
+def test_a_split_named_twice_is_cut_once(root: Path, tmp_path: Path) -> None:
+    make(root, tmp_path / "once", splits=("train",))
+    make(root, tmp_path / "twice", splits=("train", "train"))
+    assert tree(tmp_path / "twice") == tree(tmp_path / "once")
+
+
 def test_ratios_of_every_image(root: Path, tmp_path: Path) -> None:
     make(root, tmp_path / "out")
     found = [row for row in rows(tmp_path / "out") if row["split"] == "train"]
