@@ -12,11 +12,12 @@ from sptcore.models.attention.base import Attended, Attention
 from sptcore.models.attention.spa import SelectPackAttention
 from sptcore.models.layers import DropPath, Mlp
 from sptcore.models.recompute import Recomputable
-from sptcore.models.selectors import TokenContext
+from sptcore.models.selectors import Selector, TokenContext
 from sptcore.models.streaming import pieces, streams
-from sptcore.ops.attend_selected import must_not_wait
+from sptcore.ops.attend_selected import FeedForward, impl_in_use, must_not_wait
 from sptcore.ops.backend import is_traced
-from sptcore.ops.packing import Packing, gather, scatter
+from sptcore.ops.layer_norm import Norm, gate_stats
+from sptcore.ops.packing import Packing, gather, gather_rows, scatter, scatter_rows_
 from sptcore.ops.selection import Selection
 
 
@@ -53,11 +54,10 @@ class Block(Recomputable):
 
     def compute(self, x: Tensor, context: TokenContext) -> BlockOutput:
         """`x` (B, H, W, C) -> BlockOutput with tokens of the same shape."""
+        if isinstance(self.attn, SelectPackAttention) and self._replays(x):
+            return self._hide_counts(x, context, self.attn)
         normed = self.norm1(x)
         selection = None if self.selector is None else self.selector(x, normed, context)
-        if selection is not None and isinstance(self.attn, SelectPackAttention) and self._replays(x):
-            x = self.attn.add_selected(x, normed, selection)
-            return BlockOutput(x + self.mlp(self.norm2(x)), selection)
         if selection is not None and torch.compiler.is_dynamo_compiling():
             return BlockOutput(_outside_the_graph(self, x, normed, selection), selection)
         return self.mix(x, normed, selection)
@@ -70,8 +70,28 @@ class Block(Recomputable):
 
     def _replays(self, x: Tensor) -> bool:
         """Whether the number of tokens must show in no shape: an evaluation compiled, or captured in a CUDA graph."""
-        plain = self.bypass == "identity" and not self.training and not torch.is_grad_enabled()
+        plain = not self.training and not torch.is_grad_enabled()
         return plain and (torch.compiler.is_compiling() or (not is_traced() and must_not_wait(x)))
+
+    def _hide_counts(self, x: Tensor, context: TokenContext, attn: SelectPackAttention) -> BlockOutput:
+        """The same in operators that hide how many tokens were selected, and that norm tokens where they read them."""
+        norm = Norm.of(self.norm1)
+        selection, stats = self._select(x, context, norm)
+        if self.bypass == "skip_block":
+            fc1, fc2 = self.mlp.fc1, self.mlp.fc2
+            second = FeedForward(Norm.of(self.norm2), fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+            return BlockOutput(attn.add_selected(x, selection, attn.branch(norm, second), stats), selection)
+        x = attn.add_selected(x, selection, attn.branch(norm, passes=self.bypass == "proj"), stats)
+        return BlockOutput(x + self.mlp(self.norm2(x)), selection)
+
+    def _select(self, x: Tensor, context: TokenContext, norm: Norm) -> tuple[Selection, Tensor | None]:
+        """The selection, and mean and 1 / deviation of all tokens where the gate's kernel has found them."""
+        if not isinstance(self.selector, Selector):  # one that stands in for it and wants the normed tokens
+            assert self.selector is not None
+            return self.selector(x, self.norm1(x), context), None
+        gate = self.selector.gate
+        own, stats = (None, None) if gate is None else gate_stats(x, norm, gate.weight, gate.bias, impl_in_use())
+        return self.selector.choose(x, own, context), stats
 
     def _finish(self, x: Tensor, normed: Tensor, attended: Attended, selection: Selection | None) -> Tensor:
         """Both residual branches."""
@@ -79,7 +99,7 @@ class Block(Recomputable):
         if packing is None or selection is None:
             x = x + self.drop_path(self.attn.proj(attended.tokens))
         elif self.bypass == "proj":
-            x = x + self.drop_path(self._project_all(attended.tokens, normed, packing, selection))
+            x = x + self.drop_path(self._project_all(attended, normed, selection))
         else:
             rows = self.attn.proj(attended.tokens)
             x = x + scatter(self.drop_path(rows, packing.image_id, x.shape[0]), packing)
@@ -94,10 +114,10 @@ class Block(Recomputable):
         if packing is None or selection is None:
             return self._finish_dense(x, attended.tokens)
         if self.bypass == "proj":
-            out = x + self._project_all(attended.tokens, normed, packing, selection)
+            out = x + self._project_all(attended, normed, selection)
         else:
-            out = _spare(normed, x).copy_(x)
-            self._add_selected_(out.flatten(0, 2), attended.tokens, packing.token_index)
+            out = x.clone(memory_format=torch.contiguous_format)
+            self._add_selected_(out.view(-1, x.shape[-1]), attended)
         if self.bypass != "skip_block":
             for rows in pieces(out):
                 rows += self.mlp(self.norm2(rows))
@@ -111,18 +131,20 @@ class Block(Recomputable):
             rows += self.mlp(self.norm2(rows))
         return out
 
-    def _add_selected_(self, flat: Tensor, tokens: Tensor, token_index: Tensor) -> None:
+    def _add_selected_(self, flat: Tensor, attended: Attended) -> None:
         """Add the attention branch to the selected rows of (B*H*W, C), and the other branch where the rest skip it."""
-        for index, mixed in zip(pieces(token_index), pieces(tokens), strict=True):
-            rows = flat.index_select(0, index) + self.attn.proj(mixed)
+        for index, mixed in attended.rows():
+            rows = gather_rows(flat, index) + self.attn.proj(mixed)
             if self.bypass == "skip_block":
                 rows = rows + self.mlp(self.norm2(rows))
-            flat.index_copy_(0, index, rows)
+            scatter_rows_(flat, index, rows)
 
-    def _project_all(self, tokens: Tensor, normed: Tensor, packing: Packing, selection: Selection) -> Tensor:
+    def _project_all(self, attended: Attended, normed: Tensor, selection: Selection) -> Tensor:
         """Eq. 9 to the letter: W_o on all N tokens; the unselected enter as sigmoid(score) x LN(x)."""
+        assert attended.packing is not None
         passed = normed * selection.scale.unsqueeze(-1).to(normed.dtype)
-        mixed = passed.flatten(0, 2).index_copy(0, packing.token_index, tokens.to(passed.dtype))
+        tokens = attended.tokens.to(passed.dtype)
+        mixed = passed.flatten(0, 2).index_copy(0, attended.packing.token_index, tokens)
         return self.attn.proj(mixed.view_as(normed))
 
 

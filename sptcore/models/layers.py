@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sptcore.ops.backend import is_traced
+from sptcore.ops.layer_norm import gate_logits
 from sptcore.ops.linear import linear
 
 
@@ -100,9 +101,7 @@ class Gate(nn.Linear):
         self.bias_init = bias_init
 
     def forward(self, input: Tensor) -> Tensor:
-        dtype = torch.promote_types(input.dtype, torch.float32)
-        with torch.autocast(input.device.type, enabled=False):
-            return F.linear(input.to(dtype), self.weight.to(dtype), self.bias.to(dtype)).squeeze(-1)
+        return gate_logits(input, self.weight, self.bias)
 
 
 def init_weights(module: nn.Module) -> None:

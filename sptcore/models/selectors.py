@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -42,10 +43,19 @@ class TokenContext:
 class Selector(nn.Module):
     """Built as `cls(dim, config, shift_size)`; called as `selector(x, normed, context) -> Selection` with the block's
     input and its norm, (B, H, W, C) each.
+
+    A kind of it adds its `gate` where it has one, and `choose(x, own, context)`: the Selection once the gate has given
+    the tokens its logits `own` (B, H, W), None without a gate.
     """
+
+    choose: Callable[..., Selection]
 
     def __init__(self, dim: int, config: BackboneConfig, shift_size: int = 0) -> None:
         super().__init__()
+        self.gate: Gate | None = None
+
+    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
+        return self.choose(x, None if self.gate is None else self.gate(normed), context)
 
 
 class GateSelector(Selector):
@@ -59,8 +69,8 @@ class GateSelector(Selector):
         self.noise = config.noise
         self.min_tokens = config.min_tokens_per_image
 
-    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
-        own = self.gate(normed)
+    def choose(self, x: Tensor, own: Tensor | None, context: TokenContext) -> Selection:
+        assert own is not None, "this selector has a gate"
         logits = raised(own, context.prior)
         weight = gumbel_select(
             logits,
@@ -76,7 +86,7 @@ class GateSelector(Selector):
 class GroundTruthSelector(Selector):
     """The tokens on objects, from the labels, in training and evaluation: an upper bound without any gate."""
 
-    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
+    def choose(self, x: Tensor, own: Tensor | None, context: TokenContext) -> Selection:
         if context.select_label is None:
             raise ValueError("ground-truth selection needs select_labels for the stride of every block that selects")
         weight = (context.select_label & context.valid).to(_score_dtype(x))
@@ -91,8 +101,7 @@ class TopkSelector(Selector):
         self.gate = Gate(dim, config.gate_bias_init) if config.topk_score == "gate" else None
         self.ratio = config.select_ratio
 
-    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
-        own = None if self.gate is None else self.gate(normed)
+    def choose(self, x: Tensor, own: Tensor | None, context: TokenContext) -> Selection:
         logits = _norms(x) if own is None else raised(own, context.prior)
         weight = topk_select(logits, context.valid, ratio=self.ratio).to(logits.dtype)
         return Selection(logits, weight, context.valid, own, gated=own is not None)
@@ -111,7 +120,7 @@ class TopkWindowsSelector(Selector):
         self.window_size = config.window_size
         self.shift_size = shift_size
 
-    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
+    def choose(self, x: Tensor, own: Tensor | None, context: TokenContext) -> Selection:
         memory, mine = context.memory, f"windows shifted by {self.shift_size}"
         if "activity" not in memory:
             memory["activity"] = x.detach().to(_score_dtype(x)).abs().mean(-1)
@@ -133,7 +142,7 @@ class RandomSelector(Selector):
         super().__init__(dim, config)
         self.ratio = config.select_ratio
 
-    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
+    def choose(self, x: Tensor, own: Tensor | None, context: TokenContext) -> Selection:
         like = x.new_empty(x.shape[:3], dtype=_score_dtype(x))
         scores = torch.rand_like(like) if self.training else repeatable_noise(like)
         weight = topk_select(scores, context.valid, ratio=self.ratio).to(scores.dtype)
@@ -152,7 +161,7 @@ class PredictorSelector(Selector):
         self.predictor = PredictorLG(dim)
         self.ratio = config.select_ratio
 
-    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
+    def choose(self, x: Tensor, own: Tensor | None, context: TokenContext) -> Selection:
         logits = self.predictor(x, context.valid)
         if self.training:  # argmax of two logits with Gumbel noise each: their difference with logistic noise, above 0
             weight = gumbel_select(logits, context.valid, threshold=0.5, noise="logistic")
@@ -165,7 +174,7 @@ class PredictorSelector(Selector):
 class AllSelector(Selector):
     """Every valid token, ungated: the dense limit of packing."""
 
-    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
+    def choose(self, x: Tensor, own: Tensor | None, context: TokenContext) -> Selection:
         weight = context.valid.to(_score_dtype(x))
         return Selection(torch.zeros_like(weight), weight, context.valid, gated=False)
 

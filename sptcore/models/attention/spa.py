@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sptcore.models.attention.base import Attended, Attention
+from sptcore.models.attention.base import Attended, AttendedInPieces, Attention
 from sptcore.models.streaming import PIECE_TOKENS, streams
-from sptcore.ops.attend_selected import PackingRule, Projections, attend_selected
+from sptcore.ops.attend_selected import Branch, FeedForward, PackingRule, Projections, attend_selected, impl_in_use
+from sptcore.ops.layer_norm import Norm
 from sptcore.ops.packed_attention import PositionBias, packed_attention
 from sptcore.ops.packing import Packing, gather, plan_packing, split_containers
 from sptcore.ops.selection import Selection
@@ -32,27 +33,31 @@ class SelectPackAttention(Attention):
     def forward(self, normed: Tensor, selection: Selection) -> Attended:
         mode = self.train_packing if self.training else self.eval_packing
         packing = plan_packing(selection.mask, self.window_size, self.shift_size, mode, self.container_len)
-        attend = self._in_pieces if streams(self, normed) else self._at_once
-        return Attended(attend(normed, selection.gain.to(normed.dtype), packing), packing)
+        gain = selection.gain.to(normed.dtype)
+        if streams(self, normed):  # the same a few containers at a time: no token sees another container
+            runs = split_containers(packing, max(1, PIECE_TOKENS // self.container_len))
+            return AttendedInPieces(((part, self._attend(normed, gain, part)) for _, part in runs), packing, normed)
+        return Attended(self._attend(normed, gain, packing), packing)
 
-    def _at_once(self, normed: Tensor, gain: Tensor, packing: Packing) -> Tensor:
+    def _attend(self, normed: Tensor, gain: Tensor, packing: Packing) -> Tensor:
         """(B, H, W, C) and the factor of each token (B, H, W) -> (P, C)."""
         tokens, factors = gather(normed, packing), gather(gain, packing).unsqueeze(-1)
         tokens = tokens * factors if torch.is_grad_enabled() else tokens.mul_(factors)  # Eq. 5 and 6
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
         return packed_attention(query, key, value, packing, bias=self.position_bias, scope=self.scope).flatten(1)
 
-    def _in_pieces(self, normed: Tensor, gain: Tensor, packing: Packing) -> Tensor:
-        """The same a few containers at a time: no token sees another container."""
-        parts = split_containers(packing, max(1, PIECE_TOKENS // self.container_len))
-        return torch.cat([self._at_once(normed, gain, part) for _, part in parts] or [normed.flatten(0, 2)[:0]])
-
-    def add_selected(self, x: Tensor, normed: Tensor, selection: Selection) -> Tensor:
-        """x + the projected attention, in an operator whose shapes do not follow the selection; in evaluation."""
+    def branch(self, norm: Norm, feed_forward: FeedForward | None = None, *, passes: bool = False) -> Branch:
+        """What `add_selected` computes: this attention after `norm`, and what follows it (`Branch`)."""
         weights = Projections(self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias, self.num_heads)
-        impl = "auto" if torch.compiler.is_compiling() else "kernel"
+        return Branch(norm, weights, self.position_bias, feed_forward, passes)
+
+    def add_selected(self, x: Tensor, selection: Selection, branch: Branch, stats: Tensor | None = None) -> Tensor:
+        """x + its branch, in an operator whose shapes do not follow the selection; in evaluation.
+
+        `stats`: mean and 1 / deviation of each token, where known (`gate_stats`).
+        """
         rule = PackingRule(self.window_size, self.shift_size, self.eval_packing, self.container_len, self.scope)
-        return attend_selected(x, normed, selection, weights, rule, self.position_bias, impl)
+        return attend_selected(x, selection, branch, rule, stats, impl_in_use())
 
     @property
     def position_bias(self) -> PositionBias | None:

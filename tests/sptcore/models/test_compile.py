@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 
 from sptcore.models.variants import build_backbone
 from sptcore.ops.attend_selected.operator import attend_whole
-from tests.sptcore.ops.attend_selected.test_operator import arguments
+from tests.sptcore.ops.attend_selected.test_operator import BYPASSES, arguments
 from tests.support.networks import randomise
 from tests.support.numerics import assert_same
 
@@ -45,7 +45,15 @@ def check(model: nn.Module, compiled: nn.Module, images: Tensor) -> tuple[float,
     return tuple(float(one.selection.ratio) for one in expected.selections)
 
 
-@pytest.mark.parametrize(("name", "settings"), [("swin-nano", SWIN), ("spt-nano", SPT)])
+CASES = [
+    ("swin-nano", SWIN),
+    ("spt-nano", SPT),
+    ("spt-nano", SPT | {"bypass": "proj"}),
+    ("spt-nano", SPT | {"ffn": "selected"}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
 @torch.inference_mode()
 def test_one_graph_for_every_selection(name, settings):
     model = backbone(name, **settings)
@@ -57,33 +65,34 @@ def test_one_graph_for_every_selection(name, settings):
     assert graphs() == 2
 
 
-@pytest.mark.parametrize("bypass", ["proj", "skip_block"])
 @torch.inference_mode()
-def test_other_bypasses_break_the_graph_and_compute_the_same(bypass):
-    model = backbone("spt-nano", **SPT | {"depths": (1, 1, 1, 1)}, bypass=bypass)
+def test_attention_within_windows_breaks_the_graph_and_computes_the_same():
+    model = backbone("spt-nano", **SPT | {"depths": (1, 1, 1, 1)}, attention="window_gather")
     compiled = torch.compile(model, backend="eager", dynamic=False)
     ratios = {check(model, compiled, batch(seed)) for seed in range(2)}
     before = graphs()
     ratios |= {check(model, compiled, batch(seed)) for seed in range(2, 5)}
     assert len(ratios) > 3
-    assert graphs() == before
+    assert graphs() == before > 1
 
 
+@pytest.mark.parametrize("settings", [{}, {"bypass": "proj"}, {"ffn": "selected"}], ids=str)
 @torch.inference_mode()
-def test_under_autocast_the_operator_computes_what_the_ordinary_road_does():
+def test_under_autocast_the_operator_computes_what_the_ordinary_road_does(settings):
     """A graph runs with autocast off: the operator has to be told the dtype, which the weights do."""
-    model = backbone("spt-nano", **SPT | {"depths": (1, 1, 1, 1), "num_spa_blocks": 1})
+    model = backbone("spt-nano", **SPT | {"depths": (1, 1, 1, 1), "num_spa_blocks": 1}, **settings)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
     with torch.autocast("cpu", torch.bfloat16):
         check(model, compiled, batch(0))
 
 
+@pytest.mark.parametrize("bypass", BYPASSES)
 @torch.inference_mode()
-def test_the_operator_in_the_compilers_own_code(monkeypatch, tmp_path):
+def test_the_operator_in_the_compilers_own_code(bypass, monkeypatch, tmp_path):
     """The last stage of torch.compile, without the loops around the operator, whose C++ takes a minute to build."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     backbone("spt-nano", **SPT)  # forgets what was compiled before
-    given = {ratio: arguments("stream", ratio) for ratio in (0.0, 0.3, 1.0)}
+    given = {ratio: arguments("stream", ratio, bypass) for ratio in (0.0, 0.3, 1.0)}
     compiled = torch.compile(lambda *inputs: attend_whole(*inputs), fullgraph=True, dynamic=False)
     for one in given.values():
         assert torch.equal(compiled(*one), attend_whole(*one))

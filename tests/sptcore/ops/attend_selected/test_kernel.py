@@ -9,13 +9,17 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from sptcore.models.variants import build_backbone
-from sptcore.ops.attend_selected import without_waiting
+from sptcore.ops.attend_selected import PackingRule, attend_selected, without_waiting
 from sptcore.ops.attend_selected.operator import attend_branch
+from sptcore.ops.layer_norm.operator import gate_branch
+from sptcore.ops.selection import Selection
+from tests.sptcore.ops.attend_selected.test_operator import BYPASSES, a_block, branch_of, inputs
 from tests.support.interpreter import SHARED_LIMIT, build_for_sm90, compiled_kernels, run_interpreted
 from tests.support.networks import randomise
-from tests.support.numerics import assert_same
+from tests.support.numerics import assert_rounds_like_on_average, assert_same
 
 CASES_FILE = Path(__file__).with_name("interpreted_kernel.py")
+RULE = PackingRule(7, 3, "aligned", 49)
 TRITON_TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
 
 
@@ -24,24 +28,35 @@ def test_under_the_interpreter():
     run_interpreted(CASES_FILE)
 
 
-@pytest.mark.parametrize("name", ["_gather_linear", "_linear_scatter"])
+KERNELS = {
+    "qkv": ("_gather_linear", {"NUM_OUT": 1152, "SCALED": True, "GELU": False}),
+    "fc1": ("_gather_linear", {"NUM_OUT": 1536, "SCALED": False, "GELU": True}),
+    "fc2": ("_linear_scatter", {"NUM_IN": 1536, "NUM_OUT": 384}),
+    "proj": ("_linear_scatter", {"NUM_OUT": 384}),
+    "proj of all": ("_mixed_linear", {"NUM_OUT": 384}),
+}
+
+
+@pytest.mark.parametrize("layer", KERNELS)
 @pytest.mark.parametrize(
     ("dtype", "grid_dtype"),
     [(torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float32, torch.float32)],
     ids=str,
 )
-def test_compiles_for_sm90_without_spills(name, dtype, grid_dtype, monkeypatch, tmp_path):
+def test_compiles_for_sm90_without_spills(layer, dtype, grid_dtype, monkeypatch, tmp_path):
     """At the width of stage 3 of T and S, in one dtype and as under autocast (fp32 tokens, bf16 weights)."""
     kernel = compiled_kernels("attend_selected")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     chosen = kernel.options(dtype)
     warps, stages = chosen.pop("num_warps"), chosen.pop("num_stages")
-    gathers = name == "_gather_linear"
-    constants = chosen | {"NUM_IN": 384, "NUM_OUT": 1152 if gathers else 384} | ({"GAINED": True} if gathers else {})
+    name, constants = KERNELS[layer]
     function = getattr(kernel, name)
     types = dict.fromkeys(function.arg_names, TRITON_TYPES[dtype])
-    types |= {"grid_ptr": TRITON_TYPES[grid_dtype], "gain_ptr": "*fp32", "index_ptr": "*i64", "count_ptr": "*i32"}
-    build = build_for_sm90(function, constants, types, warps=warps, stages=stages)
+    types |= dict.fromkeys(("grid_ptr", "norm_weight_ptr", "norm_bias_ptr"), TRITON_TYPES[grid_dtype])
+    types |= dict.fromkeys(("scale_ptr", "mean_ptr", "rstd_ptr"), "*fp32") | {"num_tokens": "i32"}
+    types |= {"index_ptr": "*i64", "row_ptr": "*i64", "count_ptr": "*i32"}
+    types |= {"out_ptr": TRITON_TYPES[grid_dtype]} if name == "_mixed_linear" else {}
+    build = build_for_sm90(function, {"NUM_IN": 384} | chosen | constants, types, warps=warps, stages=stages)
     assert build.spilled == 0
     assert build.shared < SHARED_LIMIT
     assert build.tensor_core == (dtype != torch.float32)
@@ -56,27 +71,37 @@ def run_without_data(backbone: torch.nn.Module) -> None:
         backbone(torch.empty(2, 3, 64, 96, device="cuda"))
 
 
-def test_nothing_waits_for_the_device(monkeypatch):
-    """With the branch the whole backbone never asks for data; without it, it does."""
-    attend, packing = compiled_kernels("attend_selected"), compiled_kernels("packing")
+ROADS = [{}, {"bypass": "proj"}, {"ffn": "selected"}, {"ffn": "selected", "selector": "topk"}]
+
+
+@pytest.mark.parametrize("settings", ROADS, ids=str)
+def test_nothing_waits_for_the_device(settings, monkeypatch):
+    """On this road the whole backbone never asks for data; on the ordinary one it does."""
     monkeypatch.setattr("sptcore.ops.backend.kernel_obstacle", lambda device_type, index=None: None)
     monkeypatch.setattr("sptcore.ops.windows.is_traced", lambda: True)  # keeps tensors without data out of the cache
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr("sptcore.ops.attend_selected.attend_whole", attend_branch)  # not the operator's fake
-    for module in (attend, packing):
-        monkeypatch.setattr(module, "_launch", lambda *arguments, **options: None)
+    monkeypatch.setattr("sptcore.ops.attend_selected.attend_whole", attend_branch)  # not the operators' fakes
+    monkeypatch.setattr("sptcore.ops.layer_norm.read_gate", gate_branch)
+    launched = []
+    for operation in ("attend_selected", "layer_norm", "packing"):
+        module = compiled_kernels(operation)
+        monkeypatch.setattr(module, "_launch", lambda kernel, *rest, **switches: launched.append(kernel.fn.__name__))
     with without_waiting():
-        run_without_data(build_backbone("spt-nano").eval())
+        run_without_data(build_backbone("spt-nano", **settings).eval())
+    assert ("_mixed_linear" in launched) == ("bypass" in settings)
+    assert set(launched) >= {"_gate_stats", "_gather_linear"}
+    assert ("_row_stats" in launched) == ("ffn" in settings)  # the first norm's are the gate's
     with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
-        run_without_data(build_backbone("spt-nano").eval())
+        run_without_data(build_backbone("spt-nano", **settings).eval())
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("settings", ROADS, ids=str)
 @torch.no_grad()
-def test_on_a_gpu_a_backbone_replays_from_a_graph():
+def test_on_a_gpu_a_backbone_replays_from_a_graph(settings):
     """Captured on one batch, replayed on another with another selection: what the ordinary road gives."""
-    backbone = randomise(build_backbone("spt-nano")).eval().cuda()
+    backbone = randomise(build_backbone("spt-nano", **settings)).eval().cuda()
     first, second = (torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(i)).cuda() for i in (1, 2))
     images = first.clone()
     stream = torch.cuda.Stream()
@@ -94,12 +119,28 @@ def test_on_a_gpu_a_backbone_replays_from_a_graph():
             assert_same(captured.maps[key], value, tolerance=1e-3)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("bypass", BYPASSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_on_a_gpu_the_branch_rounds_as_the_reference(dtype, bypass):
+    """O27, for counts around the container length in bf16 too, which the interpreter cannot multiply."""
+    x, selection = inputs(0.4)
+    block = a_block(selection, bypass)
+    exact = attend_selected(x.double(), selection, branch_of(block.double()), RULE, impl="reference")
+    x, branch = x.cuda().to(dtype), branch_of(block.cuda().to(dtype))
+    selection = Selection(selection.logits.cuda(), selection.weight.cuda(), selection.valid.cuda())
+    found, reference = (attend_selected(x, selection, branch, RULE, impl=impl) for impl in ("kernel", "reference"))
+    assert_rounds_like_on_average(found.cpu(), reference.cpu(), exact)
+
+
 @torch.no_grad()
 def test_without_waiting_a_cpu_is_refused(monkeypatch):
     """The road is taken or refused, never replaced; it ends with the `with`."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     backbone = build_backbone("spt-nano").eval()
     images = torch.zeros(1, 3, 32, 32)
-    with without_waiting(), pytest.raises(ValueError, match="attend_selected"):
+    with without_waiting(), pytest.raises(ValueError, match="cannot run"):
         backbone(images)
     backbone(images)
