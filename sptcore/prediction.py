@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -158,9 +158,13 @@ def _folder(out: Path | None) -> Path:
 def _look_at_pictures(
     pictures: Sequence[Picture], predictor: Predictor, report: PredictReport, folder: Path, progress: Progress
 ) -> Iterator[Found]:
-    """Each image, under the id of its record where it has one, else under its number from 1."""
+    """Each image, under the id of its record where it has one, else under its number from 1.
+
+    `pictures` keep no pixels: each is opened anew, so that a whole data set can be walked through.
+    """
     taken: set[Path] = set()
-    for number, one in enumerate(track(pictures, progress, "looking", len(pictures)), start=1):
+    opened = map(replace, track(pictures, progress, "looking", len(pictures)))
+    for number, one in enumerate(opened, start=1):
         image_id = number if one.record is None else one.record.image_id
         results, path = predictor(one.pixels, image_id, one.padding), None
         if predictor.settings.save != "json":

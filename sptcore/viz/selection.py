@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -94,9 +94,12 @@ def open_watchers(specs: Sequence[str], device: torch.device | str = "cpu") -> l
 def see(
     pictures: Sequence[Picture], watchers: Sequence[Watcher], wanted: Look, progress: Progress = SILENT
 ) -> Iterator[Seen]:
-    """Show each picture to every watcher and draw the figure. Raises DataError for an image that cannot be read."""
+    """Show each picture to every watcher and draw the figure. Raises DataError for an image that cannot be read.
+
+    `pictures` keep no pixels: each is opened anew, so that a whole data set can be walked through.
+    """
     for picture in track(pictures, progress, "looking"):
-        yield _see(picture, watchers, wanted)
+        yield _see(replace(picture), watchers, wanted)
 
 
 def _see(picture: Picture, watchers: Sequence[Watcher], wanted: Look) -> Seen:

@@ -43,6 +43,7 @@ def test_results_are_those_of_evaluation(pictures: list[Picture], tmp_path: Path
     assert {one["category"] for one in found} <= set(names.values())
     assert report.demo
     assert "pictures" not in report.files
+    assert not any("pixels" in vars(picture) for picture in pictures)  # a whole data set would not fit into memory
 
 
 def test_confidence_keeps_the_surer_results_best_first(pictures: list[Picture], tmp_path: Path) -> None:

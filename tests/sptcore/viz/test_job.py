@@ -27,8 +27,10 @@ def with_objects(count: int) -> list[Picture]:
 
 def test_pictures_page_and_arrays(weights: Path, tmp_path: Path) -> None:
     output = Output(tmp_path / "out", tmp_path / "page.html", tmp_path / "arrays.npz")
-    report = viz_selection(with_objects(2), [str(weights)], Look(labels=True), output, device="cpu")
+    shown = with_objects(2)
+    report = viz_selection(shown, [str(weights)], Look(labels=True), output, device="cpu")
     assert report.weights == ["nano"]
+    assert not any("pixels" in vars(picture) for picture in shown)  # a whole data set would not fit into memory
     assert not report.demo
     stems = [image.image.stem for image in report.images]
     assert [image.file.name for image in report.images] == [f"{stem}-selection.png" for stem in stems]
