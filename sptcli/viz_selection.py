@@ -18,6 +18,7 @@ EXAMPLES = (
     "spt viz-selection img.jpg --weights last --blocks all --style mask",
 )
 AUTO = options.Names(("auto",))
+SHOWN_OF_DATA = 8
 
 
 def command(
@@ -37,7 +38,9 @@ def command(
     opacity: Annotated[float, typer.Option("--opacity", help="0 shows the image, 1 the colours")] = 0.5,
     gt: Annotated[bool, typer.Option("--gt", help="the selection labels beside (needs a data set)")] = False,
     res: options.Res = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="images of a data set to show")] = 8,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="images to show; else all, but 8 of a data set")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE|DIR", help="where the pictures go, instead of here")
     ] = None,
@@ -68,7 +71,7 @@ def command(
     reading = Reading(split, root, ann, format, strict, follow_symlinks, allow_truncated, size)
     resolution = None if res is None else (max(res), min(res))
     report = viz_selection(
-        find_pictures(source, reading, limit=limit),
+        find_pictures(source, reading, limit=limit, of_data=SHOWN_OF_DATA),
         weights,
         Look(blocks, style, colormap, opacity, gt, resolution),
         Output(out, html, save_npz),

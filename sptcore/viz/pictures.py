@@ -58,9 +58,12 @@ class Picture:
         return touch_mask(self.record) if self.padding == NO_PADDING else image_mask(self.record, self.padding)
 
 
-def find_pictures(source: str, reading: Reading, *, limit: int | None = None) -> list[Picture]:
-    """The images that `source` names: a file, a pattern, a folder of images, or else a data set (its first `limit`).
+def find_pictures(
+    source: str, reading: Reading, *, limit: int | None = None, of_data: int | None = None
+) -> list[Picture]:
+    """The images that `source` names: a file, a pattern, a folder of images, or else a data set; the first `limit`.
 
+    Without `limit` it is all of them, but the first `of_data` of a data set.
     Raises DataError when nothing is there, saying where it was looked for.
     """
     path = Path(source)
@@ -74,7 +77,17 @@ def find_pictures(source: str, reading: Reading, *, limit: int | None = None) ->
         found = [one for one in sorted(path.iterdir()) if one.suffix.lower() in SUFFIXES]
         if found:
             return _lone(found, source, reading)[:limit]
-    return _of_data(source, reading, limit)
+        if not any(path.iterdir()):
+            raise DataError("the folder is empty", where=source, hint="name an image, a folder of images or a data set")
+    if path.is_file() and reading.format == "auto" and not _may_annotate(path):
+        hint = f"images end in {', '.join(sorted(SUFFIXES))}"
+        raise DataError("neither an image nor an annotation file", where=source, hint=hint)
+    return _of_data(source, reading, of_data if limit is None else limit)
+
+
+def _may_annotate(path: Path) -> bool:
+    """Whether a file can list the objects of images: JSON, or a list of VOC's."""
+    return path.suffix.lower() == ".json" or "ImageSets" in path.absolute().parts
 
 
 def _lone(paths: Sequence[Path], source: str, reading: Reading) -> list[Picture]:

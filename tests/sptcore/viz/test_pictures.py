@@ -53,9 +53,25 @@ def test_what_is_not_there_is_a_data_error(source: str, tmp_path: Path, monkeypa
         find_pictures(source, Reading())
 
 
-def test_an_empty_folder_is_no_data_set(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no data set"):
-        find_pictures(str(tmp_path), Reading())
+def test_what_holds_no_images_is_told_for_what_it_is(tmp_path: Path) -> None:
+    empty, other, notes = tmp_path / "empty", tmp_path / "other", tmp_path / "notes.txt"
+    empty.mkdir()
+    other.mkdir()
+    notes.write_text("x")
+    (other / "notes.txt").write_text("x")
+    for source, said in ((empty, "is empty"), (other, "no data set"), (notes, "neither an image nor an annotation")):
+        with pytest.raises(DataError, match=said):
+            find_pictures(str(source), Reading())
+
+
+def test_a_folder_is_shown_whole_and_a_data_set_in_part(tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path / f"{number}.png")
+    assert len(find_pictures(str(tmp_path), Reading(), of_data=2)) == 4
+    assert len(find_pictures(f"{tmp_path}/*.png", Reading(), of_data=2)) == 4
+    assert len(find_pictures(str(tmp_path), Reading(), of_data=2, limit=3)) == 3
+    assert len(find_pictures("sample", Reading(), of_data=2)) == 2
+    assert len(find_pictures("sample", Reading(), of_data=2, limit=3)) == 3
 
 
 def test_a_broken_image_names_its_file(tmp_path: Path) -> None:
