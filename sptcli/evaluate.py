@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -125,9 +126,11 @@ def command(
 
 def _next(report: EvaluationReport) -> str:
     """What to look at: where the model selected; the data itself where nothing selects."""
+    split = None if report.split == "val" else report.split
     if report.selector is None:
-        return f"spt stats {report.data}"
-    return f"spt viz-selection {report.data} --weights {report.subject} --gt"
+        return f"spt stats {options.as_typed(report.data, **report.found_by)}"
+    data = options.as_typed(report.data, split=split, **report.found_by)
+    return f"spt viz-selection {data} --weights {shlex.quote(report.subject)} --gt"
 
 
 def _text(path: Path | None) -> str | None:

@@ -21,7 +21,7 @@ LIST_MARK = ",.."  # in the metavar of every option that takes a list; such a on
 
 def as_typed(data: object, root: Path | str | None = None, **found_by: object) -> str:
     """The data set or image as a person types it for the next command: quoted for the shell, with the --root and the
-    other options (`ann`, `format`, `split`, `follow_symlinks` ...) it was found by; None, "auto" and False are left out.
+    other options it was found by (`ann`, `format`, `split`, `follow_symlinks` ...); None, "auto" and False stay unsaid.
     """
     name = f"./{data}" if str(data).startswith("-") else str(data)
     typed = [shlex.quote(name)]

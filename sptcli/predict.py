@@ -69,7 +69,9 @@ def command(
     if not any(image.results for image in report.images):
         session.note(f"nothing scored {conf:g} or more; a smaller --conf shows what came nearest")
     session.show(document, _view(report))
-    looked_at = f"spt viz-selection {shlex.quote(source)} --weights {shlex.quote(weights)}"
+    how = {"ann": ann, "format": format, "split": None if split == "val" else split, "size": size, "strict": strict}
+    how |= {"follow_symlinks": follow_symlinks, "allow_truncated": allow_truncated}
+    looked_at = f"spt viz-selection {options.as_typed(source, root, **how)} --weights {shlex.quote(weights)}"
     shown = report.selects and not moving
     session.finish(artefacts=dict(report.files), next=looked_at if shown else f"spt evaluate {shlex.quote(weights)}")
 

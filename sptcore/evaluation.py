@@ -99,7 +99,10 @@ class MacsSpent:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What an evaluation came to. `selector` tells how tokens were chosen: "ground_truth" is an upper bound."""
+    """What an evaluation came to. `selector` tells how tokens were chosen: "ground_truth" is an upper bound.
+
+    `found_by`: the options (`root`, `ann`, `format`, `size`) that the data set was found by, those of the run included.
+    """
 
     subject: str
     task: str
@@ -113,6 +116,7 @@ class EvaluationReport:
     counts: list[BlockCounts] = field(default_factory=list)
     bins: list[RatioBin] = field(default_factory=list)
     macs: MacsSpent | None = None
+    found_by: dict[str, str] = field(default_factory=dict)
 
     def figures(self) -> dict[str, float]:
         """All figures flat: `bbox.AP` ..., `select_ratio.stage3` ..."""
@@ -167,7 +171,14 @@ def evaluate(
     else:
         assert run is not None
         report = _score_model(run, index, data, settings, progress)
-    return report
+    return replace(report, found_by=_found_by(settings))
+
+
+def _found_by(settings: EvaluationSettings) -> dict[str, str]:
+    size = None if settings.size is None else f"{settings.size[0]}x{settings.size[1]}"
+    format = None if settings.format == "auto" else settings.format
+    options = {"root": settings.root, "ann": settings.ann, "format": format, "size": size}
+    return {name: str(value) for name, value in options.items() if value is not None}
 
 
 def _on_data(run: Run | None, settings: EvaluationSettings) -> EvaluationSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,10 @@ def test_a_run_remembers_where_its_data_lies(tmp_path: Path) -> None:
     ran = spt("evaluate", home, "--json")
     assert ran.code == 0, ran.err
     assert (ran.document["data"], ran.document["images"]) == ("coco", 3)
+    assert ran.document["found_by"] == {"root": str(tmp_path / "sets")}
+    following = shlex.split(ran.document["next"])
+    assert following[:3] == ["spt", "viz-selection", "coco"]
+    assert spt(*following[1:], "--limit", "1", "--out", tmp_path).code == 0
 
 
 def test_tables_for_people(run: Run) -> None:

@@ -66,6 +66,9 @@ def test_what_is_refused(parse: Callable, text: str) -> None:
 def test_a_data_set_is_typed_so_that_the_shell_takes_it() -> None:
     assert as_typed("coco-s20") == "coco-s20"
     assert as_typed(Path("odd [red] dir/x"), Path("/data sets")) == "'odd [red] dir/x' --root '/data sets'"
+    assert as_typed("-x.jpg", ann=None, format="auto", split="train", strict=False, follow_symlinks=True) == (
+        "./-x.jpg --split train --follow-symlinks"
+    )
 
 
 def _flags_of_lists() -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 
 from sptcore.runs.demo import DEMO_WEIGHTS
 from tests.support.cli import spt
+from tests.support.training import mini_data
 from tests.support.weights import nano_weights
 
 
@@ -45,6 +47,17 @@ def test_what_comes_next_works_with_this_model(tmp_path: Path, variant: str, the
     assert ran.code == 0, ran.err
     assert ran.document["next"].startswith(then)
     assert f"'{weights}'" in ran.document["next"]
+
+
+def test_what_comes_next_finds_the_same_data(tmp_path: Path) -> None:
+    mini_data(tmp_path / "my sets" / "coco")
+    weights = nano_weights(tmp_path / "some.safetensors")
+    found_by = ("--root", tmp_path / "my sets", "--split", "train")
+    ran = spt("predict", "coco", *found_by, "--weights", weights, "--save", "json", "--json")
+    assert ran.code == 0, ran.err
+    first = ran.document["next"]
+    assert first == f"spt viz-selection coco --root '{tmp_path / 'my sets'}' --split train --weights {weights}"
+    assert spt(*shlex.split(first)[1:]).code == 0
 
 
 def test_nothing_found_is_said() -> None:
