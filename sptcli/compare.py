@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -54,4 +55,4 @@ def command(
         if path is not None:
             write_atomically(path, render(found))
             written[name] = path
-    session.finish(artefacts=written, next=f"spt report {runs[-1]}")
+    session.finish(artefacts=written, next=f"spt report {shlex.quote(runs[-1])}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -114,7 +115,7 @@ def _init(session: Session, words: Sequence[str], out: Path | None, force: bool)
         raise EnvironmentFault("the output exists already", where=str(out), hint="add --force to replace it")
     write_atomically(out, text)
     session.show({"text": text})
-    session.finish(artefacts={"settings": out}, next=f"spt {names[0]} --config {out}")
+    session.finish(artefacts={"settings": out}, next=f"spt {names[0]} --config {shlex.quote(str(out))}")
 
 
 def template(name: str) -> str:

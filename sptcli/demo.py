@@ -46,5 +46,5 @@ def command(
     )
     session.finish(
         artefacts={"report": report.page, "heat maps": report.folder / "heatmaps", "subset": report.subset},
-        next="spt evaluate    (or: spt viz-selection IMAGE, spt profile --res 1280x800)",
+        next="spt viz-selection sample --gt --out selections",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -139,7 +140,7 @@ def command(
 
 def _next(weights: str | None, models: tuple[str, ...]) -> str:
     if weights is not None:
-        return f"spt report {weights}"
+        return f"spt report {shlex.quote(weights)}"
     return f"spt train --model {models[-1]}"
 
 

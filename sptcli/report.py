@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -35,4 +36,4 @@ def command(
         session.warn(line)
     figures = dict(summary(result.facts))
     session.show({"run": result.facts.name, "summary": figures, "missing": result.missing}, pairs(figures))
-    session.finish(artefacts={"page": result.page}, next=f"spt compare {run} RUN")
+    session.finish(artefacts={"page": result.page}, next=f"spt profile --weights {shlex.quote(run)}")

@@ -96,7 +96,7 @@ def _show_list(session: Session) -> None:
     ]
     lines = [[plan.name, plan.title, *(len(plan.rows_at(scale)) for scale in SCALES)] for plan in plans]
     session.show({"plans": document}, table(["plan", "", *(f"rows, {scale}" for scale in SCALES)], lines))
-    session.finish(next="spt reproduce table2    (or: spt reproduce table2 --scale paper --dry-run)")
+    session.finish(next="spt reproduce table2")
 
 
 def _show_estimate(session: Session, request: Request, *, typed: str) -> None:
@@ -167,9 +167,9 @@ def _show(session: Session, request: Request, report: Reproduction, *, typed: st
 def _next(request: Request, report: Reproduction, typed: str) -> str:
     """What a person would type: the same again where something is left, then the next scale."""
     if report.stopped is not None:
-        return "the same command goes on"
+        return _call(request, typed)
     root = "" if request.data_root is None else f" --data-root {shlex.quote(str(request.data_root))}"
     if request.scale == "smoke":
         return f"spt reproduce {typed} --scale small{root} --dry-run"
     left = [row.plan.key for row in report.table.rows if len(row.seeds) < len(request.chosen_seeds)]
-    return f"spt reproduce {typed} --scale {request.scale}{root}" if left else "spt reproduce list"
+    return _call(request, typed) if left else "spt reproduce list"

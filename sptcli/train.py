@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -365,4 +366,5 @@ def _show(session: Session, report: FitReport) -> None:
     if report.stopped:
         session.note(f"stopped by {report.stopped} at step {report.step} of {report.total_steps}; everything is saved")
     files = {"run": run.home, "weights": run.weights, "metrics": run.home / "metrics.csv"}
-    session.finish(artefacts=files, next=report.resume_command if report.stopped else f"spt evaluate {run.home}")
+    judged = f"spt evaluate {shlex.quote(str(run.home))}"
+    session.finish(artefacts=files, next=report.resume_command if report.stopped else judged)
