@@ -7,11 +7,11 @@ numbers, so it selects the same tokens, and the gradients are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
@@ -26,6 +26,29 @@ class Recomputable(nn.Module):
         if self.recomputes and self.training and torch.is_grad_enabled():
             return checkpoint(self.compute, *arguments, use_reentrant=False, **named)
         return self.compute(*arguments, **named)
+
+
+def in_pieces(compute: Callable[..., Tensor], pieces: Iterable[tuple[Tensor, ...]], dim: int) -> Tensor:
+    """`compute(*piece)` of every piece, one after the other, joined along `dim`.
+
+    In a training step what lies inside `compute` is not kept, it is computed again in the backward pass: of a large
+    matrix that is made piece by piece, one piece at a time is there. `compute` draws no random numbers.
+    """
+    done = []
+    for piece in pieces:
+        if torch.is_grad_enabled() and any(one.requires_grad for one in piece):
+            done.append(checkpoint(compute, *piece, use_reentrant=False, preserve_rng_state=False))
+        else:
+            done.append(compute(*piece))
+    return done[0] if len(done) == 1 else torch.cat(done, dim)
+
+
+def pairs_at_once(device: torch.device) -> int:
+    """Pairs of a query and a key, in all heads of all images, in one of the `in_pieces` of a training step.
+
+    16 MiB of float32 on a CPU, whose C allocator maps and clears larger blocks anew each time; 128 MiB elsewhere.
+    """
+    return 1 << 22 if device.type == "cpu" else 1 << 25
 
 
 def recompute_blocks(model: nn.Module, wanted: bool = True) -> int:

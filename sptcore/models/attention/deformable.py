@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sptcore.models.attention.base import Attended, Attention
+from sptcore.models.recompute import in_pieces, pairs_at_once
 from sptcore.ops.linear import linear
 from sptcore.ops.selection import Selection
 
@@ -19,7 +20,7 @@ HEADS_OF_A_GROUP = 4
 KERNELS = (9, 7, 5, 3)  # of the offset network, by stage
 TABLE_SIDES = (56, 28, 14, 7)  # the grid of each stage at 224 x 224 pixels, where the bias table was made
 OFFSET_RANGE = 2.0  # in tokens
-PAIRS_AT_ONCE = 1 << 21
+PAIRS_AT_ONCE = 1 << 21  # of a query and a key, in one head of one image, in evaluation
 
 
 class DeformableAttention(Attention):
@@ -64,18 +65,17 @@ class DeformableAttention(Attention):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, grid: Tensor, places: Tensor) -> Tensor:
         """(B, h, N, C/h) each, queries at `grid` (N, 2), keys at `places` (B*g, N, 2) -> (B, h, N, C/h).
 
-        Without a gradient a few queries at a time: there are N^2 biases a head.
+        A few queries at a time, since there are N^2 biases a head; in training computed again in the backward pass.
         """
-        step = len(grid) if torch.is_grad_enabled() else max(1, PAIRS_AT_ONCE // len(grid))
-        return torch.cat(
-            [
-                F.scaled_dot_product_attention(
-                    some, key, value, attn_mask=self._bias(at, places).view(*some.shape[:3], -1).to(some.dtype)
-                )
-                for some, at in zip(query.split(step, dim=2), grid.split(step), strict=True)
-            ],
-            dim=2,
-        )
+
+        def attended(some: Tensor, at: Tensor) -> Tensor:
+            bias = self._bias(at, places).view(*some.shape[:3], -1).to(some.dtype)
+            return F.scaled_dot_product_attention(some, key, value, attn_mask=bias)
+
+        training, maps = torch.is_grad_enabled(), query.shape[0] * query.shape[1]
+        pairs = pairs_at_once(query.device) // maps if training else PAIRS_AT_ONCE
+        step = max(1, pairs // len(grid))
+        return in_pieces(attended, zip(query.split(step, dim=2), grid.split(step), strict=True), dim=2)
 
     def _bias(self, grid: Tensor, places: Tensor) -> Tensor:
         """Position biases (B*g, h/g, queries, keys), sampled at half the displacement: the table spans both sides."""

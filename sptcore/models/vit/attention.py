@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sptcore.models.layers import Linear
+from sptcore.models.recompute import in_pieces, pairs_at_once
 from sptcore.ops.packed_attention import packed_attention
 from sptcore.ops.packing import Packing
 
@@ -36,10 +37,20 @@ class GlobalAttention(nn.Module):
         return self.join(attend(*self.heads(normed), valid))
 
     def under_policy(self, normed: Tensor, policy: Tensor, valid: Tensor | None, eps: float) -> Tensor:
-        """(B, T, C) -> (B, T, C) by `policy_softmax`, all of it computed."""
+        """(B, T, C) -> (B, T, C) by `policy_softmax`, all of it computed, a few queries at a time.
+
+        The policy has a gradient where it is 0 too, so a mask of -inf for the fused attention would not do. The
+        weights of a few queries are there at a time, and again in the backward pass (`in_pieces`).
+        """
         query, key, value = self.heads(normed)
-        scores = (query @ key.transpose(-2, -1)).to(policy.dtype) / math.sqrt(query.shape[-1])
-        return self.join(policy_softmax(scores, policy, valid, eps).to(value.dtype) @ value)
+        tokens = torch.arange(key.shape[2], device=key.device)
+
+        def attended(some: Tensor, own: Tensor) -> Tensor:
+            scores = (some @ key.transpose(-2, -1)).to(policy.dtype) / math.sqrt(some.shape[-1])
+            return policy_softmax(scores, policy, valid, eps, own).to(value.dtype) @ value
+
+        step = max(1, pairs_at_once(key.device) // key[..., 0].numel())
+        return self.join(in_pieces(attended, zip(query.split(step, dim=2), tokens.split(step), strict=True), dim=2))
 
     def packed(self, rows: Tensor, packing: Packing) -> Tensor:
         """Packed rows (P, C) -> (P, C); those of one image attend to each other."""
@@ -62,11 +73,14 @@ def class_attention(query: Tensor, key: Tensor, valid: Tensor | None) -> Tensor:
     return scores.softmax(-1)[:, :, 0, 1:].mean(1)
 
 
-def policy_softmax(scores: Tensor, policy: Tensor, valid: Tensor | None, eps: float) -> Tensor:
-    """DynamicViT's softmax in training: (B, h, T, T) scores, 0/1 `policy` (B, T) with a gradient -> weights.
+def policy_softmax(
+    scores: Tensor, policy: Tensor, valid: Tensor | None, eps: float, own: Tensor | None = None
+) -> Tensor:
+    """DynamicViT's softmax in training: (B, h, Q, T) scores, 0/1 `policy` (B, T) with a gradient -> weights.
 
     exp(a - max) x (policy + (1 - policy) I), then (e + eps/N) / (sum + eps): a token that was dropped is attended to by
-    itself alone. N counts the tokens in `valid` (B, T); `policy` must be 0 outside of them.
+    itself alone. N counts the tokens in `valid` (B, T); `policy` must be 0 outside of them. `own` (Q,): which of the T
+    tokens the queries are, None for all of them in order.
     """
     spread: Tensor | float = eps / scores.shape[-1]
     if valid is not None:
@@ -74,6 +88,7 @@ def policy_softmax(scores: Tensor, policy: Tensor, valid: Tensor | None, eps: fl
         scores = torch.where(seen, scores, scores.masked_fill(~seen, -math.inf).amax(-1, keepdim=True))
         spread = eps * seen.to(scores.dtype) / seen.sum(-1, keepdim=True)
     kept = policy[:, None, None, :]
-    itself = torch.eye(scores.shape[-1], dtype=scores.dtype, device=scores.device)
+    tokens = torch.arange(scores.shape[-1], device=scores.device)
+    itself = (tokens == (tokens if own is None else own).unsqueeze(1)).to(scores.dtype)
     weights = (scores - scores.amax(-1, keepdim=True).detach()).exp() * (kept + (1 - kept) * itself)
     return (weights + spread) / (weights.sum(-1, keepdim=True) + eps)

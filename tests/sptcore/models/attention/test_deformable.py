@@ -13,6 +13,7 @@ from sptcore.models.attention.window import WindowAttention
 from sptcore.models.backbone import HierarchicalBackbone
 from sptcore.models.config import BackboneConfig
 from sptcore.models.variants import backbone_config, build_backbone
+from sptcore.profiling.timing import peak_memory
 from tests.support.networks import randomise, small_config, tokens
 from tests.support.numerics import assert_differs, assert_same
 
@@ -107,6 +108,36 @@ def test_pieces_change_nothing(monkeypatch):
     whole = one(x).tokens
     monkeypatch.setattr(deformable, "PAIRS_AT_ONCE", 54 * 5)
     assert_same(one(x).tokens, whole, tolerance=1e-6)
+
+
+def gradients(one: DeformableAttention, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a training step of the layer computes: its tokens, and the gradient of input and every parameter."""
+    x = x.clone().requires_grad_()
+    output = one.train()(x).tokens
+    used = {name: value for name, value in one.named_parameters() if not name.startswith("proj")}  # by the block
+    named = {"input": x, **used}
+    found = torch.autograd.grad(output.pow(3).sum(), [*named.values()])
+    return {"output": output.detach(), **dict(zip(named, found, strict=True))}
+
+
+def test_a_training_step_in_pieces_has_the_same_gradients(monkeypatch):
+    one, x = attention(torch.float64), tokens(2, 6, 9, DIM, dtype=torch.float64)
+    whole = gradients(one, x)
+    monkeypatch.setattr(deformable, "pairs_at_once", lambda device: 2 * HEADS * 54 * 5)
+    for name, value in gradients(one, x).items():
+        assert_same(value, whole[name], tolerance=1e-6)  # biases are sampled in float32
+        assert value.any(), name
+
+
+def test_training_does_not_hold_every_pair(monkeypatch):
+    """16 heads of 24 x 24 tokens: one matrix of pairs takes 20 MiB, and several were held until the backward pass."""
+    one = DeformableAttention(DIM, 16, 0, BackboneConfig(embed_dim=16, num_heads=(2, 4, 16, 32)))
+    x = tokens(1, 24, 24, DIM).requires_grad_()
+    peaks = []
+    for pairs in (1 << 24, 1 << 19):
+        monkeypatch.setattr(deformable, "pairs_at_once", lambda device, pairs=pairs: pairs)
+        peaks.append(peak_memory(lambda: one(x).tokens.sum().backward()))
+    assert peaks[1] < 0.25 * peaks[0]
 
 
 def test_gradients_reach_offsets_and_table():

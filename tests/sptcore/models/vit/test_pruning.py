@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from sptcore.models.vit import pruning
+from sptcore.models.vit import attention, pruning
 from sptcore.models.vit.attention import GlobalAttention, class_attention, policy_softmax
 from sptcore.models.vit.pruning import scheduled_rate
+from sptcore.profiling.timing import peak_memory
 from tests.support.networks import randomise, tokens
 from tests.support.numerics import assert_differs, assert_same
 from tests.support.plain import SMALL, small_vit
@@ -169,6 +170,47 @@ def test_class_attention_leaves_padding_out():
     scores = class_attention(query, key, valid)
     assert_same(scores[:, :3], class_attention(query[:, :, :4], key[:, :, :4], None), tolerance=1e-6)
     assert not scores[:, 3:].any()
+
+
+def step_under_policy(layer: GlobalAttention, valid: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """Output and every gradient, that of a policy with zeros in it too."""
+    x = tokens(2, 20, 24, dtype=torch.float64).requires_grad_()
+    policy = (tokens(2, 20, seed=1) > 0).double()
+    policy[:, 0] = 1
+    if valid is not None:
+        policy = policy * valid
+    policy.requires_grad_()
+    output = layer.under_policy(x, policy, valid, 1e-3)
+    named = {"input": x, "policy": policy, **dict(layer.named_parameters())}
+    found = torch.autograd.grad(output.pow(3).sum(), [*named.values()])
+    dropped = found[1][policy == 0]
+    assert valid is not None or (dropped != 0).all()  # what a mask of -inf would lose
+    return {"output": output.detach(), **dict(zip(named, found, strict=True))}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_under_a_policy_is_the_whole_matrix_piece_by_piece(monkeypatch, padded):
+    torch.manual_seed(0)
+    layer = GlobalAttention(24, 3).double()
+    valid = (torch.arange(20) < torch.tensor([[14], [20]])) if padded else None
+    x = tokens(2, 20, 24, dtype=torch.float64)
+    query, key, value = layer.heads(x)
+    policy = torch.ones(2, 20, dtype=torch.float64) if valid is None else valid.double()
+    plain = policy_softmax(query @ key.mT / 8**0.5, policy, valid, 1e-3) @ value
+    assert_same(layer.under_policy(x, policy, valid, 1e-3), layer.join(plain), tolerance=1e-12)
+    whole = step_under_policy(layer, valid)
+    monkeypatch.setattr(attention, "pairs_at_once", lambda device: 2 * 3 * 20 * 7)
+    for name, found in step_under_policy(layer, valid).items():
+        assert_same(found, whole[name], tolerance=1e-12)
+
+
+def test_training_under_a_policy_does_not_hold_every_pair(monkeypatch):
+    layer, policy = GlobalAttention(24, 3), torch.ones(1, 600, requires_grad=True)
+    x, peaks = tokens(1, 600, 24).requires_grad_(), []
+    for pairs in (1 << 24, 1 << 17):
+        monkeypatch.setattr(attention, "pairs_at_once", lambda device, pairs=pairs: pairs)
+        peaks.append(peak_memory(lambda: layer.under_policy(x, policy, None, 1e-6).sum().backward()))
+    assert peaks[1] < 0.35 * peaks[0]
 
 
 def test_attention_under_a_policy_leaves_padding_out():
