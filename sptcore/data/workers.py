@@ -12,7 +12,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import connection
 from typing import Any, TypeVar
@@ -93,14 +93,19 @@ def _ahead(
             yield waiting[0][1].result()
             waiting.popleft()
     except Exception as error:
-        if not isinstance(error, BrokenExecutor) and not type(error).__module__.startswith("distributed."):
+        gone = isinstance(error, (BrokenExecutor, CancelledError))  # a scheduler that ends cancels what it had
+        if not gone and not type(error).__module__.startswith("distributed."):
             raise
-        lost = [name for name, future in waiting if not future.done() or future.exception() is not None]
+        lost = [name for name, future in waiting if not _is_result(future)]
         under_work = f"; under work were {'; '.join(lost[:3])}" if lost else ""
         raise ResourceError(f"a worker process died{under_work}", hint=FEWER_JOBS) from error
     finally:
         for _, future in waiting:
             future.cancel()
+
+
+def _is_result(future: Future[Any]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 @contextmanager

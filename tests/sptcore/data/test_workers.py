@@ -3,7 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -104,6 +104,21 @@ def test_a_death_in_a_cluster_is_told_like_any_other() -> None:
 
     with ThreadPoolExecutor(1) as executor, pytest.raises(ResourceError, match="died; under work were item 0"):
         list(map_in_order(fail, range(3), executor=executor, describe=lambda item: f"item {item}"))
+
+
+def test_a_scheduler_that_ends_cancels_its_work_which_is_a_death_too() -> None:
+    class Ending(Executor):
+        def submit(self, fn, /, *args, **kwargs):
+            future = Future()
+            if args[0] == 0:
+                future.set_result(0)
+            else:
+                future.cancel()
+                future.set_running_or_notify_cancel()
+            return future
+
+    with pytest.raises(ResourceError, match="died; under work were item 1; item 2"):
+        list(map_in_order(double, range(3), executor=Ending(), describe=lambda item: f"item {item}"))
 
 
 def test_processors_are_counted() -> None:
