@@ -146,12 +146,14 @@ def fsync(path: Path) -> None:
 
 def as_fault(error: OSError, path: Path) -> EnvironmentFault:
     """The EnvironmentFault a person reads for an OSError met while writing `path`."""
+    elsewhere = "write elsewhere (--out; SPT_CACHE moves the cache)"
     hints = {
-        errno.ENOSPC: "free some space on this disk, or write elsewhere with --out",
-        errno.EDQUOT: "your disk quota is used up: free some space, or write elsewhere with --out",
-        errno.EACCES: "choose a folder you may write to with --out",
-        errno.EPERM: "choose a folder you may write to with --out",
-        errno.EROFS: "this disk is read-only: write elsewhere with --out",
+        errno.ENOSPC: f"free some space on this disk, or {elsewhere}",
+        errno.EDQUOT: f"your disk quota is used up: free some space, or {elsewhere}",
+        errno.EACCES: f"you may not write there: {elsewhere}",
+        errno.EPERM: f"you may not write there: {elsewhere}",
+        errno.EROFS: f"this disk is read-only: {elsewhere}",
+        errno.ENOTDIR: f"a part of this path is a file: {elsewhere}",
         errno.ENOENT: f"make its folder first: mkdir -p {path.parent}",
         errno.EXDEV: "keep the output on one disk",
     }

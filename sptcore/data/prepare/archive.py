@@ -140,8 +140,13 @@ def _require_space(archive: Archive, folder: Path) -> None:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
-        message = f"{archive.path.name} unpacks to {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+        message = f"{archive.path.name} unpacks to {_size(needed)}, {_size(free)} are free"
         raise EnvironmentFault(message, where=str(existing), hint="free some space, or choose another --root")
+
+
+def _size(count: int) -> str:
+    """A number of bytes for people."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _write(archive: Archive, entry: Entry, target: Path) -> None:

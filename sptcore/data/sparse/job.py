@@ -162,6 +162,8 @@ class _Build:
 
     def _check_target(self) -> None:
         out, here = self.out, str(self.out)
+        if out.parent.exists() and not out.parent.is_dir():
+            raise EnvironmentFault("what it would go into is a file", where=here, hint="choose another --out")
         if not out.parent.is_dir():
             raise EnvironmentFault("the folder it goes into does not exist", where=here, hint=f"mkdir -p {out.parent}")
         if any(part.startswith(TEMP_MARK) for part in out.absolute().parts):

@@ -50,7 +50,7 @@ def ensure_labels(
     path = label_path(index, recipe)
     if _fits(path, index, recipe, progress):
         return path
-    _make_folder(path.parent)
+    make_folder(path.parent)
     with build_lock(path, wait=True, progress=progress):
         if not _fits(path, index, recipe, progress):
             progress.note(f"building the selection labels of {len(index.records)} images into {path}")
@@ -95,7 +95,8 @@ def _fits(path: Path, index: DatasetIndex, recipe: Recipe, progress: Progress) -
     return True
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make the folder labels are looked for in. Raises EnvironmentFault."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -13,7 +13,7 @@ from sptcore.data.records import DatasetIndex
 from sptcore.data.workers import usable_processors
 from sptcore.errors import DataError, UsageError, did_you_mean
 from sptcore.labels.build.check import check_store, verify_labels
-from sptcore.labels.build.ensure import label_path
+from sptcore.labels.build.ensure import label_path, make_folder
 from sptcore.labels.build.job import BuildReport, build_labels, check_target, summarise
 from sptcore.labels.build.recipe import LabelSource, Recipe
 from sptcore.labels.build.staging import WHOLE, Shard, Staging
@@ -70,7 +70,7 @@ def make_labels(source: Source, plan: LabelPlan, progress: Progress = SILENT) ->
     done = {}
     for index, path in _targets(source, plan):
         if plan.out is None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
         done[index.split] = build_labels(
             index,
             path,

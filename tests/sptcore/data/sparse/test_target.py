@@ -44,6 +44,8 @@ def test_a_file_and_a_missing_parent(root: Path, tmp_path: Path) -> None:  # 52
     (tmp_path / "file").write_text("x")
     with pytest.raises(EnvironmentFault, match="no folder"):
         make(root, tmp_path / "file", force=True)
+    with pytest.raises(EnvironmentFault, match="go into is a file"):
+        make(root, tmp_path / "file" / "b")
     with pytest.raises(EnvironmentFault, match="does not exist") as caught:
         make(root, tmp_path / "a" / "b")
     assert "mkdir -p" in (caught.value.hint or "")

@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sptcore.data.locate import MANIFEST, MANIFEST_SCHEMA, open_index
+from sptcore.data.locate import MANIFEST, MANIFEST_SCHEMA, locate, open_index
 from sptcore.data.records import DatasetIndex
 from sptcore.errors import EnvironmentFault, IntegrityError
-from sptcore.labels.build import Recipe, build_labels, ensure_labels, label_path, staging
+from sptcore.labels.build import LabelPlan, Recipe, build_labels, ensure_labels, label_path, make_labels, staging
 from sptcore.labels.store import LabelStore
 from tests.support.label_stores import coco_set
 from tests.support.listening import Listener
@@ -176,3 +176,7 @@ def test_a_cache_that_cannot_be_written(index, monkeypatch, tmp_path):
     monkeypatch.setenv("SPT_CACHE", str(tmp_path / "file" / "below"))
     with pytest.raises(EnvironmentFault, match="cannot write"):
         ensure_labels(index)
+    source = locate(index.annotation_path.parents[1])
+    with pytest.raises(EnvironmentFault, match="cannot write") as caught:
+        make_labels(source, LabelPlan(splits=("train",)))
+    assert "SPT_CACHE" in (caught.value.hint or "")
