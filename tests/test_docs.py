@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from sptcli.reference import reference
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 SEPARATORS = {"|", ">", ">>", "&&", ";", "||", "2>"}
+WITH_PYTHON = [ROOT / "README.md", ROOT / "docs" / "guide.md"]  # whose Python runs as it stands
 RECORD_PARTS = ("Status:", "## Question", "## Decision", "## Why", "## Looked at and left", "## What it costs")
 
 
@@ -28,7 +30,7 @@ def spt_lines(text: str) -> Iterator[str]:
         if language == "text":
             continue
         for line in block.replace("\\\n", " ").splitlines():
-            for words in re.split(r"\s(?:&&|;)\s", line.strip().removeprefix("$ ")):
+            for words in re.split(r"\s(?:&&|;)\s", re.sub(r"^srun .*?(?=spt )", "", line.strip().removeprefix("$ "))):
                 if words.startswith("spt "):
                     yield words
 
@@ -89,6 +91,33 @@ def test_command_lines_in_the_documents_parse(path: Path, monkeypatch: pytest.Mo
         if "--config" in line or re.search(r"\s-c\s", line):
             continue  # a settings file is read while parsing; tests/sptcli/test_config.py covers it
         parse(line)
+
+
+def python_blocks(text: str) -> list[str]:
+    """The Python of a Markdown text, block by block."""
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("path", WITH_PYTHON, ids=lambda path: path.name)
+def test_python_in_the_documents_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In order, each block seeing what those before it made."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    blocks = python_blocks(path.read_text(encoding="utf-8"))
+    assert blocks
+    left = [block for block in blocks if "import timm" in block and not importlib.util.find_spec("timm")]
+    for block in blocks:
+        if block not in left:
+            exec(compile(block, path.name, "exec"), names)
+    if left:
+        pytest.skip("timm is not installed (spt[timm]); the other blocks ran")
+
+
+def test_python_is_found_and_a_fault_in_it_is_seen() -> None:
+    """Negative control."""
+    (block,) = python_blocks("text\n```python\nimport sptcore.no_such_room\n```\n```bash\nls\n```\n")
+    with pytest.raises(ModuleNotFoundError):
+        exec(compile(block, "text", "exec"), {})
 
 
 def test_the_parser_of_examples_refuses_what_is_wrong() -> None:
