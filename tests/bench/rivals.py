@@ -166,25 +166,11 @@ def stopwatch(device: torch.device) -> Iterator[dict[str, float]]:
 
         return run
 
-    here = {name: timed(getattr(spa, name), "plan") for name in ("plan_packing", "split_containers")}
-    here["gather"] = timed(spa.gather, "gather")
-    there = {name: timed(getattr(block, name), name) for name in ("gather", "scatter")}
-    with mock.patch.multiple(spa, **here), mock.patch.multiple(block, **there), _timed_rows(timed):
+    plan = {name: timed(getattr(spa, name), "plan") for name in ("plan_packing", "split_containers")}
+    moves = {"gather": "gather", "gather_rows": "gather", "scatter": "scatter", "scatter_rows_": "scatter"}
+    there = {name: timed(getattr(block, name), part) for name, part in moves.items()}
+    with mock.patch.multiple(spa, **plan, gather=timed(spa.gather, "gather")), mock.patch.multiple(block, **there):
         yield spent
-
-
-@contextmanager
-def _timed_rows(timed: Callable[[Callable[..., Any], str], Callable[..., Any]]) -> Iterator[None]:
-    """Times reading and writing selected rows inside the walk that also projects them (evaluation)."""
-    walk = block.Block._add_selected_
-    moves = {"index_select": (Tensor.index_select, "gather"), "index_copy_": (Tensor.index_copy_, "scatter")}
-
-    def watched(*arguments: Any) -> None:
-        with mock.patch.multiple(Tensor, **{name: timed(*move) for name, move in moves.items()}):
-            walk(*arguments)
-
-    with mock.patch.object(block.Block, "_add_selected_", watched):
-        yield
 
 
 def synchronise(device: torch.device) -> None:
