@@ -23,6 +23,7 @@ from sptcore.runs.weights import save_weights
 from sptcore.tasks import TASKS
 from sptcore.tasks.base import ModelSpec
 from sptcore.tasks.pixels import IMAGE_MEAN, IMAGE_STD
+from sptcore.training.initial import load_initial
 from tests.support.networks import randomise, tokens
 from tests.support.numerics import assert_differs, assert_same
 
@@ -231,19 +232,23 @@ def test_timms_loss_and_optimiser_learn_two_images(timm: Any) -> None:
     assert all("gate" in name for name in still), "s0 is supervised by labels alone"
 
 
-def classifier_file(path: Path, variant: str = "spt-nano") -> Any:
-    """A weights file of our own task with three classes, and its model."""
-    task = TASKS["classify"]
-    described = ModelSpec(
+def described_classifier(variant: str) -> ModelSpec:
+    """A classifier of three classes as our training describes it."""
+    return ModelSpec(
         task="classify",
         variant=variant,
         backbone=backbone_config(variant),
-        heads=task.heads_config("auto", variant),
+        heads=TASKS["classify"].heads_config("auto", variant),
         categories=((1, "ring"), (2, "star"), (5, "cone")),
         masks=False,
         resolution=(64, 64),
     )
-    model = randomise(task.build_model(described)).eval()
+
+
+def classifier_file(path: Path, variant: str = "spt-nano") -> Any:
+    """A weights file of our own task, and its model."""
+    described = described_classifier(variant)
+    model = randomise(TASKS["classify"].build_model(described)).eval()
     save_weights(path, model.state_dict(), described.to_dict())
     return model
 
@@ -306,6 +311,19 @@ def test_a_swin_of_timm_loads_into_ours(timm: Any) -> None:
         assert_same(found.features.maps["3"], expected, tolerance=1e-5)
         assert_same(found.logits, theirs(image), tolerance=1e-5)
         assert_differs(randomise(ours, seed=1)(image).features.maps["3"], expected)
+
+
+def test_a_run_starts_from_a_file_of_timm(timm: Any, tmp_path: Path) -> None:
+    """`spt train --init FILE`: backbone and, for as many classes, the head."""
+    theirs = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3).state_dict()
+    path, spec = tmp_path / "swin.pth", described_classifier("spt-t")
+    torch.save(theirs, path)
+    model: Any = TASKS["classify"].build_model(spec)
+    assert "the head of 3 classes with it" in load_initial(model, spec, str(path))
+    assert torch.equal(model.head.weight, theirs["head.fc.weight"])
+    assert torch.equal(
+        model.backbone.stages[1].downsample.reduction.weight, theirs["layers.1.downsample.reduction.weight"]
+    )
 
 
 def test_a_vit_of_timm_loads_into_ours(timm: Any) -> None:
