@@ -49,8 +49,14 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """The images in page-locked memory, for a faster way to a CUDA device."""
-        return replace(self, images=self.images.pin_memory())
+        """The same in page-locked memory, from which a CUDA device takes it while the host goes on."""
+        grids = self.select_labels
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            targets=[{name: tensor.pin_memory() for name, tensor in target.items()} for target in self.targets],
+            select_labels=None if grids is None else {stride: grid.pin_memory() for stride, grid in grids.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -257,34 +263,48 @@ class BlockCounts:
         return self.hit / self.selected if self.selected else None
 
 
+@dataclass(frozen=True, eq=False)
+class CountRows:
+    """The counts of a batch's selecting blocks, in block order, before anybody has waited for them.
+
+    `rows` (blocks, 6) int64 on the device; `places`: stage, block and stride of each.
+    """
+
+    rows: Tensor
+    places: tuple[tuple[int, int, int], ...]
+
+    def read(self, numbers: Sequence[Sequence[float]]) -> list[BlockCounts]:
+        """The counts, of `rows` as they came from the device, or of their sum over batches of other processes."""
+        return [
+            BlockCounts(*place, int(valid), int(selected), None if own < 0 else int(own), *map(int, rest))
+            for place, (valid, selected, own, *rest) in zip(self.places, numbers, strict=True)
+        ]
+
+
+def count_rows(features: Features, select_labels: SelectLabels | None) -> CountRows:
+    """The counts of every selecting block of a batch, left on the device."""
+    rows = [_count_row(one, select_labels) for one in features.selections]
+    places = tuple((one.stage, one.block, one.stride) for one in features.selections)
+    return CountRows(torch.stack(rows) if rows else torch.zeros(0, 6, dtype=torch.long), places)
+
+
 def block_counts(features: Features, select_labels: SelectLabels | None) -> list[BlockCounts]:
     """The counts of every selecting block of a batch, in block order; one wait for the device in all."""
-
-    def slots(one: PlacedSelection) -> int:
-        return 0 if one.packing is None else one.packing.num_containers * one.packing.container_len
-
-    rows = [_count_row(one, select_labels) for one in features.selections]
-    if not rows:
-        return []
-    return [
-        BlockCounts(
-            one.stage, one.block, one.stride, valid, selected, None if own < 0 else own, positive, hit, slots(one)
-        )
-        for one, (valid, selected, own, positive, hit) in zip(
-            features.selections, torch.stack(rows).tolist(), strict=True
-        )
-    ]
+    counts = count_rows(features, select_labels)
+    return counts.read(counts.rows.tolist())
 
 
 def _count_row(placed: PlacedSelection, select_labels: SelectLabels | None) -> Tensor:
-    selection, mask = placed.selection, placed.selection.mask
+    """Valid, selected and own tokens (-1 without a gate), those with an object, of these the selected, slots: (6,)."""
+    selection, mask, packing = placed.selection, placed.selection.mask, placed.packing
     none = torch.zeros((), dtype=torch.long, device=mask.device)
+    slots = none + (0 if packing is None else packing.num_containers * packing.container_len)
     valid = selection.valid.sum()
     own = none - 1 if selection.own_ratio is None else (selection.own_ratio.double() * valid).round().long()
     if select_labels is None:
-        return torch.stack([valid, mask.sum(), own, none, none])
+        return torch.stack([valid, mask.sum(), own, none, none, slots])
     labels = select_labels[placed.stride] & selection.valid
-    return torch.stack([valid, mask.sum(), own, labels.sum(), (mask & labels).sum()])
+    return torch.stack([valid, mask.sum(), own, labels.sum(), (mask & labels).sum(), slots])
 
 
 def add_counts(total: Sequence[BlockCounts], batch: Sequence[BlockCounts]) -> list[BlockCounts]:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn.parallel import DistributedDataParallel
 
@@ -49,13 +49,13 @@ class Group:
         """While inside, gradients of the wrapped model stay with this process, to be averaged by a later pass."""
         return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext()
 
-    def sums(self, values: Sequence[float]) -> list[float]:
-        """Element by element, the sum over all processes; the same on each."""
+    def summed(self, values: Tensor) -> Tensor:
+        """Element by element, the sum over all processes, still on the device of `values`; the same on each."""
         if self.world == 1:
-            return list(values)
-        total = torch.tensor(values, dtype=torch.float64, device=self._device())
+            return values
+        total = values.to(self._device(), copy=True)
         dist.all_reduce(total)
-        return total.tolist()
+        return total
 
     def first(self, value: T) -> T:
         """The leader's `value` on every process."""

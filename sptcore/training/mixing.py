@@ -35,12 +35,15 @@ class Mix:
     rectangle: Rectangle | None = None
 
 
-def mixed(batch: Batch, config: TrainConfig, number: int) -> Batch:
-    """The batch of forward pass `number` as it is learned: mixed where the settings say so, else untouched."""
-    if not (config.mixup or config.cutmix) or not batch.targets or "classes" not in batch.targets[0]:
-        return batch
-    generator = np.random.default_rng((_MIX, config.seed, number))
-    mix = draw_mix(config, _extent(batch), generator)
+def mixed(batch: Batch, config: TrainConfig, number: int, device: torch.device | None = None) -> Batch:
+    """The batch of forward pass `number` as it is learned: mixed where the settings say so, else untouched.
+
+    It goes to `device` in between: what is drawn depends on targets, which are read while they are on the host.
+    """
+    mix = None
+    if (config.mixup or config.cutmix) and batch.targets and "classes" in batch.targets[0]:
+        mix = draw_mix(config, _extent(batch), np.random.default_rng((_MIX, config.seed, number)))
+    batch = batch if device is None else batch.to(device)
     return batch if mix is None else apply_mix(batch, mix)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from sptcore.tasks.base import Batch, BlockCounts, Outcome, Task, add_counts, block_counts
+from sptcore.tasks.base import Batch, BlockCounts, CountRows, Outcome, Task, add_counts, count_rows
 from sptcore.training.config import TrainConfig
 from sptcore.training.distill import Teacher
 from sptcore.training.distributed import Group
@@ -39,6 +39,30 @@ class StepResult:
 
 
 @dataclass(frozen=True, eq=False)
+class _Pass:
+    """What one forward pass came to, on the device: `losses` (names,) float64, their sum first, and tokens."""
+
+    names: tuple[str, ...]
+    losses: Tensor
+    counts: CountRows
+
+    @classmethod
+    def of(cls, outcome: Outcome, batch: Batch) -> _Pass:
+        parts = torch.stack([loss.detach() for loss in outcome.losses.values()]).double()
+        total = sum(parts.unbind(), parts.new_zeros(()))
+        return cls(
+            ("loss", *outcome.losses),
+            torch.cat([total[None], parts]),
+            count_rows(outcome.features, batch.select_labels),
+        )
+
+    @property
+    def numbers(self) -> Tensor:
+        """All of it in one row, float64."""
+        return torch.cat([self.losses, self.counts.rows.to(self.losses).flatten()])
+
+
+@dataclass(frozen=True, eq=False)
 class Stepper:
     """Takes steps. `forward_model` is the model, or its wrapper that averages gradients over processes.
 
@@ -55,9 +79,11 @@ class Stepper:
     def __call__(self, state: TrainState, batches: Sequence[Batch]) -> StepResult:
         """One step on the mean loss of `batches`; left out, and said so in the result, when that is not finite."""
         state.model.train()
-        result = self._accumulate(state, batches)
-        if math.isfinite(result.values["loss"]):
-            self._clip(state, result)
+        passes = self._accumulate(state, batches)
+        norm = self._clip(state) if state.scaler is None else None
+        result = self._read(passes, norm)
+        if state.scaler is not None and math.isfinite(result.values["loss"]):
+            self._clip_scaled(state, state.scaler, result)
         if result.is_finite:
             state.optimizer.step()
             if state.average is not None:
@@ -65,67 +91,59 @@ class Stepper:
         state.optimizer.zero_grad(set_to_none=True)
         return result
 
-    def _clip(self, state: TrainState, result: StepResult) -> None:
+    def _clip(self, state: TrainState) -> Tensor:
+        """Limit the gradient where the settings ask for that; its norm, left on the device."""
+        parameters = [*state.model.parameters()]
+        norm = nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+        if self.config.clip:
+            nn.utils.clip_grads_with_norm_(parameters, self.config.clip, norm)
+        return norm
+
+    def _clip_scaled(self, state: TrainState, scaler: GradScaler, result: StepResult) -> None:
         """Measure and limit the gradient, float16's scale taken out of it; lower the scale where it was too high.
 
         An overflow is a fault of the model, not of the scale, once the scale has come down to 1.
         """
-        scaler = state.scaler
-        if scaler is not None:
-            scaler.unscale_(state.optimizer)
-        limit = self.config.clip or math.inf
-        result.values["grad_norm"] = float(nn.utils.clip_grad_norm_(state.model.parameters(), limit))
-        if scaler is not None:
-            before = scaler.get_scale()
-            scaler.update()
-            result.overflowed = before > 1 and scaler.get_scale() < before and not result.is_finite
+        scaler.unscale_(state.optimizer)
+        result.values["grad_norm"] = float(self._clip(state))
+        before = scaler.get_scale()
+        scaler.update()
+        result.overflowed = before > 1 and scaler.get_scale() < before and not result.is_finite
 
-    def _accumulate(self, state: TrainState, batches: Sequence[Batch]) -> StepResult:
-        result = StepResult()
-        group, accum = self.group, len(batches)
+    def _accumulate(self, state: TrainState, batches: Sequence[Batch]) -> list[_Pass]:
+        """Forward and backward passes over `batches`, behind one that is not finite too: nobody waits to know."""
+        group, accum, passes = self.group, len(batches), []
         for number, batch in enumerate(batches):
             place = (state.step * group.world + group.rank) * accum + number  # of this forward pass in the whole run
             torch.manual_seed(step_seed(self.config.seed, place))
-            here = mixed(batch.to(self.device), self.config, place)
+            here = mixed(batch, self.config, place, self.device)
             with nullcontext() if number == accum - 1 else group.apart(self.forward_model):
                 outcome = self._forward(here)
-                self._note(outcome, here, result, share=1 / (accum * group.world))
-                if not math.isfinite(result.values["loss"]):
-                    break
+                passes.append(_Pass.of(outcome, here))
                 loss = outcome.total / accum
                 (loss if state.scaler is None else state.scaler.scale(loss)).backward()
-        return result
+        return passes
 
-    def _note(self, outcome: Outcome, batch: Batch, result: StepResult, *, share: float) -> None:
-        """Add the losses and tokens of one forward pass, all processes together, to what the step came to."""
-        for name, value in self._shared(outcome).items():
-            result.values[name] = result.values.get(name, 0.0) + value * share
-        counts = self._shared_counts(block_counts(outcome.features, batch.select_labels))
-        result.counts = add_counts(result.counts, counts)
+    def _read(self, passes: Sequence[_Pass], norm: Tensor | None) -> StepResult:
+        """What the step came to, all processes together; without a scaler this is where the host waits, once."""
+        shared = self.group.summed(torch.cat([one.numbers for one in passes]))
+        length = shared.new_full((1,), math.nan) if norm is None else norm.to(shared)[None]
+        *numbers, grad_norm = torch.cat([shared, length]).tolist()
+        result, left, share = StepResult(), iter(numbers), 1 / (len(passes) * self.group.world)
+        for one in passes:
+            for name in one.names:
+                result.values[name] = result.values.get(name, 0.0) + next(left) * share
+            rows = [[next(left) for _ in range(one.counts.rows.shape[1])] for _ in one.counts.places]
+            result.counts = add_counts(result.counts, one.counts.read(rows))
+        if norm is not None and math.isfinite(result.values["loss"]):
+            result.values["grad_norm"] = grad_norm
+        return result
 
     def _forward(self, batch: Batch) -> Outcome:
         dtype = amp_dtype(self.config, self.device)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             outcome = self.task.outcome(self.forward_model, batch, select_loss_weight=self.config.select_loss_weight)
             return outcome if self.teacher is None else self.teacher.teach(outcome, batch)
-
-    def _shared(self, outcome: Outcome) -> dict[str, float]:
-        """The loss and its parts, summed over processes, so that all of them see the same and act alike."""
-        parts = dict(zip(outcome.losses, torch.stack(list(outcome.losses.values())).tolist(), strict=True))
-        own = {"loss": sum(parts.values()), **parts}
-        return dict(zip(own, self.group.sums(list(own.values())), strict=True))
-
-    def _shared_counts(self, counts: list[BlockCounts]) -> list[BlockCounts]:
-        """The tokens of all processes."""
-        if self.group.world == 1:
-            return counts
-        names = ("valid", "selected", "own", "positive", "hit", "slots")
-        sums = iter(self.group.sums([getattr(one, name) or 0 for one in counts for name in names]))
-        summed = [{name: int(next(sums)) for name in names} for _ in counts]
-        return [
-            replace(one, **{**values, "own": None if one.own is None else values["own"]})
-            for one, values in zip(counts, summed, strict=True)
-        ]
 
 
 def amp_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:

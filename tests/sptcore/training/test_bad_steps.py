@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def poisoned(steps: set[int]) -> Any:
-    take = Stepper._shared
+    forward = Stepper._forward
 
-    def shared(self: Stepper, outcome: Any) -> dict[str, float]:
-        values = take(self, outcome)
-        return {name: float("nan") for name in values} if poisoned.step in steps else values  # type: ignore[attr-defined]
+    def poison(self: Stepper, batch: Any) -> Any:
+        outcome = forward(self, batch)
+        if poisoned.step not in steps:  # type: ignore[attr-defined]
+            return outcome
+        return replace(outcome, losses={name: loss * float("nan") for name, loss in outcome.losses.items()})
 
-    return shared
+    return poison
 
 
 def watch_steps(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
@@ -41,7 +44,7 @@ def watch_steps(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
         return take(self, state, batches)
 
     monkeypatch.setattr(Stepper, "__call__", note)
-    monkeypatch.setattr(Stepper, "_shared", poisoned(steps))
+    monkeypatch.setattr(Stepper, "_forward", poisoned(steps))
 
 
 def test_one_loss_that_is_not_finite_is_skipped_and_counted(
