@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sptcli.failures import Failure
 
 PIPE_WIDTH = 160  # columns of a table that goes to a file or a pipe, when COLUMNS is not set
+NARROW_GAP = 2  # columns between those of a table that has to be squeezed
+LONG_WORD = 16  # a longer word (a path, say) may be broken
 
 
 def make_console(stream: TextIO, **settings: Any) -> Console:
@@ -84,7 +86,33 @@ def print_views(views: Iterable[Any], stream: TextIO | None = None) -> None:
         if isinstance(view, str):
             console.print(printable(view, lines=True), soft_wrap=True)
         else:
+            _fit(view, console.width)
             console.print(view)
+
+
+def _fit(view: Table, width: int) -> None:
+    """Give a table that is wider than the screen columns that break between words, numbers not at all."""
+    from rich.cells import cell_len
+
+    texts = [[str(column.header), *map(str, column.cells)] for column in view.columns]
+    natural = [max(map(cell_len, column)) for column in texts]
+    words = [max((cell_len(word) for text in column for word in text.split()), default=1) for column in texts]
+    gaps = NARROW_GAP * (len(natural) - 1) + 2
+    if not view.show_header or sum(natural) + gaps + len(natural) - 1 <= width:
+        return
+    view.padding = (0, 1, 0, 0)
+    least = [min(longest, LONG_WORD) for longest in words]
+    for column, columns in zip(view.columns, shared_out(natural, least, width - gaps), strict=True):
+        column.width = columns
+
+
+def shared_out(natural: Sequence[int], least: Sequence[int], available: int) -> list[int]:
+    """Widths of columns that together take `available`: the widest give way first, none below its least before all."""
+    widths = list(natural)
+    while sum(widths) > max(available, len(widths)):
+        above = [i for i, wide in enumerate(widths) if wide > least[i]] or range(len(widths))
+        widths[max(above, key=widths.__getitem__)] -= 1
+    return widths
 
 
 def show_failure(failure: Failure, *, as_json: bool = False) -> None:

@@ -69,8 +69,16 @@ def _models_table(rows: list) -> object:
 
 def _stages_table(rows: list) -> object:
     cells = [
-        [r.stage, r.stride, f"{r.grid[0]}x{r.grid[1]}", r.channels, r.heads, r.blocks, r.spa_blocks, r.params / 1e6]
-        + [macs / 1e9 for macs in r.macs.values()]
+        [
+            r.stage,
+            r.stride,
+            f"{r.grid[0]}x{r.grid[1]}",
+            r.channels,
+            r.heads,
+            f"{r.spa_blocks} of {r.blocks}",
+            r.params / 1e6,
+            *(macs / 1e9 for macs in r.macs.values()),
+        ]
         for r in rows
     ]
     names = [
@@ -79,7 +87,6 @@ def _stages_table(rows: list) -> object:
         "tokens",
         "channels",
         "heads",
-        "blocks",
         "select and pack",
         "params M",
         "GMACs r=1",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sptcli.console import cell_text, dump_json, pairs, print_views, printable, table
+from sptcli.console import cell_text, dump_json, pairs, print_views, printable, shared_out, table
 from sptcore.data.records import Category
 
 
@@ -45,6 +45,29 @@ def test_tables_print_data_literally_and_numbers_to_the_right() -> None:
     assert "[t]" in text
     assert " 0.1235" in text
     assert text.splitlines()[-2].endswith("     -") or "     -" in text
+
+
+def test_a_narrow_screen_breaks_tables_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eighty columns: numbers and headings stay whole, the text gives way; a wide screen breaks nothing."""
+    names = ["stage", "stride", "tokens", "channels", "select and pack", "params M", "GMACs r=1", "from"]
+    origin = "the words of a long sentence that has to give way"
+    view = [[3, 16, "320x200", 128, "12 of 18", 0.018881, 1.2789, origin]]
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = shown(table(names, view))
+    assert max(map(len, narrow.splitlines())) <= 80
+    words = narrow.split()
+    for word in ("stage", "stride", "tokens", "channels", "320x200", "0.01888", "1.279", *origin.split()):
+        assert word in words
+    monkeypatch.setenv("COLUMNS", "200")
+    assert origin in shown(table(names, view))
+
+
+def test_columns_give_way_widest_first_and_to_their_least() -> None:
+    assert shared_out([5, 40, 20], [5, 10, 10], 50) == [5, 25, 20]
+    assert shared_out([5, 40, 20], [5, 10, 10], 30) == [5, 12, 13]
+    assert shared_out([5, 40, 20], [5, 10, 10], 25) == [5, 10, 10]
+    assert shared_out([5, 40, 20], [5, 10, 10], 12) == [4, 4, 4]
+    assert shared_out([5, 4], [5, 4], 20) == [5, 4]
 
 
 def test_long_paths_are_not_cut() -> None:
