@@ -92,7 +92,7 @@ def counter_facts() -> Facts:
 
 
 def gpu_facts() -> Facts:
-    """Our packed attention, forward and backward, and a matrix product, on the GPU against the CPU in float64."""
+    """Our kernels, packed attention backward too, and a matrix product, on the GPU against the CPU in float64."""
     import torch
 
     if not torch.cuda.is_available():

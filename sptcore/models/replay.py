@@ -1,7 +1,8 @@
 """An evaluation captured once in a CUDA graph and replayed for every further batch: no launch, no wait in between.
 
 Possible since blocks in a captured evaluation take the road of `sptcore.ops.attend_selected`, on which nothing asks how
-many tokens were selected. Written for a GPU and checked step by step on tensors without data; not run on one yet.
+many tokens were selected, whatever becomes of the others. Attention within windows (`attention = window_gather`) has no
+such road. Written for a GPU and checked step by step on tensors without data; not run on one yet.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sptcore.models.attention.window_gather import WindowGatherAttention
 from sptcore.models.backbone import Features
 from sptcore.ops.attend_selected import without_waiting
 
@@ -23,10 +25,12 @@ class Replay:
     def __init__(self, backbone: nn.Module, images: Tensor, image_sizes: Tensor | None = None) -> None:
         """Capture an evaluation of `images` (B, 3, H, W) on a CUDA device, `image_sizes` as in the backbone's call.
 
-        Raises ValueError for a model in training, or tensors that are not on a CUDA device.
+        Raises ValueError for a model in training, one that attends within windows, or tensors on no CUDA device.
         """
         if backbone.training:
             raise ValueError("only an evaluation is replayed: call .eval() first")
+        if any(isinstance(one, WindowGatherAttention) for one in backbone.modules()):
+            raise ValueError("attention = 'window_gather' asks how many windows there are: no graph can hold it")
         if not images.is_cuda:
             raise ValueError(f"a CUDA graph needs tensors on a CUDA device, these are on {images.device}")
         self._images = images.clone()

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sptcore.models.block import Block
 from sptcore.models.config import BackboneConfig
-from sptcore.models.selectors import TokenContext
+from sptcore.models.selectors import Selector, TokenContext
 from sptcore.models.variants import AnyBackbone
 from sptcore.models.vit.model import ViT
 from sptcore.ops.selection import Selection
@@ -72,19 +72,20 @@ def selecting_blocks(backbone: AnyBackbone) -> list[Block]:
     return [block for block in backbone.modules() if isinstance(block, Block) and block.selector is not None]
 
 
-class ForcedSelector(nn.Module):
+class ForcedSelector(Selector):
     """Runs the selector it stands in for, gate and all, then selects `mask` (B, H, W) whatever the scores were.
 
     One that selects by labels is given the mask as these.
     """
 
-    def __init__(self, inner: nn.Module, mask: Tensor) -> None:
-        super().__init__()
+    def __init__(self, inner: Selector, mask: Tensor) -> None:
+        nn.Module.__init__(self)
         self.inner = inner
+        self.gate = inner.gate
         self.mask = mask
 
-    def forward(self, x: Tensor, normed: Tensor, context: TokenContext) -> Selection:
-        selection: Selection = self.inner(x, normed, replace(context, select_label=self.mask))
+    def choose(self, x: Tensor, own: Tensor | None, context: TokenContext) -> Selection:
+        selection: Selection = self.inner.choose(x, own, replace(context, select_label=self.mask))
         weight = (self.mask & context.valid).to(selection.weight.dtype)
         return replace(selection, weight=weight + (selection.weight - selection.weight.detach()))
 
@@ -120,7 +121,7 @@ def _forced_blocks(backbone: AnyBackbone, masks: Sequence[Tensor]) -> Iterator[N
     originals = [block.selector for block in blocks]
     try:
         for block, original, mask in zip(blocks, originals, masks, strict=True):
-            assert original is not None
+            assert isinstance(original, Selector)
             block.selector = ForcedSelector(original, mask)
         yield
     finally:

@@ -20,14 +20,17 @@ def test_what_cannot_be_captured_is_refused():
         Replay(backbone, batch(0))
     with pytest.raises(ValueError, match="CUDA"):
         Replay(backbone.eval(), batch(0))
+    with pytest.raises(ValueError, match="windows"):
+        Replay(build_backbone("spt-nano", attention="window_gather").eval(), batch(0))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("bypass", ["identity", "proj", "skip_block"])
 @torch.no_grad()
-def test_on_a_gpu_other_selections_are_replayed():
+def test_on_a_gpu_other_selections_are_replayed(bypass):
     """Captured on one batch, called with others and other sizes: what the ordinary road gives."""
-    settings = {"select_threshold": 0.5, "score_propagation": False}
+    settings = {"select_threshold": 0.5, "score_propagation": False, "bypass": bypass}
     backbone = randomise(build_backbone("spt-nano", **settings)).eval().cuda()
     sizes = [torch.tensor([[64, 96], [50 + seed, 70]]) for seed in range(3)]
     replay = Replay(backbone, batch(0).cuda(), sizes[0])
