@@ -88,6 +88,17 @@ def test_logits_and_maps_are_those_of_our_own(timm: Any, variant: str) -> None:
     assert_differs(other.logits, expected.logits)
 
 
+def test_padding_of_a_batch_enters_neither_selection_nor_mean(timm: Any) -> None:
+    model = create(timm, "spt-nano", num_classes=5)
+    image = tokens(1, 3, 96, 96)
+    padded = nn.functional.pad(image, (0, 64, 0, 32))
+    sizes = torch.tensor([[96, 96]])
+    with torch.no_grad():
+        expected = own("spt-nano", model, 5)(padded, sizes).logits
+        assert torch.equal(model.classify(padded, sizes).logits, expected)
+        assert_differs(model(padded), expected)
+
+
 @pytest.mark.parametrize("variant", NANO)
 def test_features_only_gives_the_maps_of_our_backbone(timm: Any, variant: str) -> None:
     model = create(timm, variant, features_only=True)
