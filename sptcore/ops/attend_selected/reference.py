@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sptcore.ops.attend_selected.branch import Branch, FeedForward
@@ -36,7 +35,7 @@ def _pass_all(x: Tensor, scale: Tensor, packing: Packing, branch: Branch, scope:
     """Eq. 9 to the letter: the projection of all tokens, the unselected as sigmoid(score) x LN(x)."""
     flat, scale = x.reshape(-1, x.shape[-1]), scale.flatten()
     dtype = branch.projections.proj_weight.dtype
-    passed = (branch.norm(flat) * scale.to(x.dtype).unsqueeze(-1)).to(dtype)
+    passed = branch.norm(flat).mul_(scale.to(x.dtype).unsqueeze(-1)).to(dtype)
     for part, _, mixed in _attended(flat, scale, packing, branch, scope):
         passed.index_copy_(0, part.token_index, mixed)
     out = torch.empty_like(flat)
@@ -53,7 +52,7 @@ def _attended(
     for _, part in split_containers(packing, max(1, PIECE_TOKENS // packing.container_len)):
         rows = flat.index_select(0, part.token_index)
         factors = scale.index_select(0, part.token_index).to(flat.dtype).unsqueeze(-1)
-        tokens = (branch.norm(rows) * factors).to(weights.qkv_weight.dtype)
+        tokens = branch.norm(rows).mul_(factors).to(weights.qkv_weight.dtype)
         qkv = linear(tokens, weights.qkv_weight, weights.qkv_bias).unflatten(-1, (3, weights.num_heads, -1))
         query, key, value = qkv.unbind(1)
         mixed = packed_attention(query, key, value, part, branch.bias, scope, impl="reference")
@@ -66,4 +65,4 @@ def _project(mixed: Tensor, branch: Branch) -> Tensor:
 
 def _feed_forward(rows: Tensor, weights: FeedForward) -> Tensor:
     hidden = linear(weights.norm(rows).to(weights.fc1_weight.dtype), weights.fc1_weight, weights.fc1_bias)
-    return linear(F.gelu(hidden), weights.fc2_weight, weights.fc2_bias)
+    return linear(torch.ops.aten.gelu_(hidden), weights.fc2_weight, weights.fc2_bias)
