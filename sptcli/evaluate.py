@@ -16,7 +16,7 @@ from sptcli.processes import Spread, joined_here, launched
 from sptcli.session import Session
 
 if TYPE_CHECKING:
-    from sptcore.evaluation import EvaluationReport
+    from sptcore.evaluation import EvaluationReport, MacsSpent
 
 EXAMPLES = (
     "spt evaluate",
@@ -159,9 +159,7 @@ def _views(report: EvaluationReport, *, per_class: bool) -> list[Any]:
         ]
         views.append(table(["block", "selected", "own gate", "labelled", "recall", "precision"], rows))
     if report.macs is not None:
-        actual, eq9, saved = report.macs.actual / 1e9, report.macs.eq9 / 1e9, 1 - report.macs.actual / report.macs.dense
-        text = f"{actual:.3f} G an image ({saved:.1%} below selecting all; Eq. 9: {eq9:.3f} G)"
-        views.append(pairs({"backbone MACs": text}))
+        views.append(pairs({"backbone MACs": _spent(report.macs) if report.counts else _giga(report.macs.actual)}))
     if report.bins:
         rows = [
             [f"{one.low:g} to {one.high:g}", one.images, *(_figure(one.scores[kind].figures[main]) for kind in kinds)]
@@ -175,6 +173,15 @@ def _views(report: EvaluationReport, *, per_class: bool) -> list[Any]:
         ]
         views.append(table(["class", *(f"{kind} {main.removeprefix('m')}" for kind in kinds)], rows))
     return views
+
+
+def _spent(macs: MacsSpent) -> str:
+    saved = 1 - macs.actual / macs.dense
+    return f"{_giga(macs.actual)} ({saved:.1%} below selecting all; Eq. 9: {macs.eq9 / 1e9:.3f} G)"
+
+
+def _giga(macs: float) -> str:
+    return f"{macs / 1e9:.3f} G an image"
 
 
 def _figure(value: float) -> float | None:

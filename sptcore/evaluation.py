@@ -382,7 +382,7 @@ def _lies_in(pixels: int, total: int, low: float, high: float) -> bool:
 
 
 def macs_spent(backbone: AnyBackboneConfig, tokens: Sequence[ImageTokens]) -> MacsSpent | None:
-    """Mean MACs of the backbone over images (Eq. 7 to 9); None for a backbone that selects nothing."""
+    """Mean MACs of the backbone over images (Eq. 7 to 9); None without images."""
     if not tokens:
         return None
     sums = [0, 0, 0]

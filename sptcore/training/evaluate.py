@@ -162,12 +162,12 @@ def _batches(dataset: ImageDataset, running: Running, progress: Progress) -> Ite
 
 
 def _image_tokens(batch: Batch, features: Features) -> list[ImageTokens]:
+    sizes: list[tuple[int, int]] = [(height, width) for height, width in batch.image_sizes.tolist()]
+    frames = [padded_size(*size) for size in sizes]
     if not features.selections:
-        return []
+        return [ImageTokens(*row, ()) for row in zip(batch.image_ids, sizes, frames, strict=True)]
     selected = torch.stack([one.selection.counts for one in features.selections], dim=1).tolist()
     packed = [one.packing.containers_of_images for one in features.selections if one.packing is not None]
     containers = torch.stack(packed, dim=1).tolist() if len(packed) == len(features.selections) else [()] * len(batch)
-    sizes: list[tuple[int, int]] = [(height, width) for height, width in batch.image_sizes.tolist()]
-    frames = [padded_size(*size) for size in sizes]
     rows = zip(batch.image_ids, sizes, frames, map(tuple, selected), map(tuple, containers), strict=True)
     return [ImageTokens(*row) for row in rows]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from sptcore.data.locate import open_index
+from sptcore.models.variants import backbone_config
+from sptcore.profiling.macs import backbone_macs
 from sptcore.runs import Run
 from sptcore.runs.demo import DEMO_WEIGHTS
 from tests.support.cli import spt, spt_process
@@ -152,8 +154,11 @@ def test_demands(run: Run) -> None:
 
 
 def test_a_swin_has_nothing_to_select(swin: Run) -> None:
-    document = spt("evaluate", swin.home, "--json").document
-    assert (document["blocks"], document["macs"], document["selector"]) == ([], None, None)
+    document = spt("evaluate", swin.home, "--res", "32x32", "--json").document
+    assert (document["blocks"], document["selector"]) == ([], None)
+    macs = sum(stage.macs for stage in backbone_macs(backbone_config("swin-nano"), 32, 32))
+    assert document["macs"]["actual"] == document["macs"]["dense"] == macs
+    assert "below selecting all" not in spt("evaluate", swin.home).out
     for flag in (("--gt-selection",), ("--select-ratio", ".5"), ("--packing", "stream")):
         ran = spt("evaluate", swin.home, *flag)
         assert ran.code == 2, ran.err
