@@ -119,7 +119,12 @@ def _decode_array(path: Path, values: dict[str, Raw], key: str, entry_type: type
 
 
 def _entry_at(array: Raw, position: int) -> Any:
-    return msgspec.json.decode(msgspec.json.decode(array, type=list[Raw])[position])
+    """The entry as it is; None where a part of it is beyond all types (1e400)."""
+    entry = msgspec.json.decode(array, type=list[Raw])[position]
+    try:
+        return msgspec.json.decode(entry)
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _entry_error(path: Path, key: str, error: Exception, entry_at: Any, offset: int = 0) -> DataError:

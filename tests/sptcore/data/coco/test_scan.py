@@ -115,6 +115,12 @@ def test_a_wrong_identifier_is_an_error_with_its_path(tmp_path: Path, part: str,
     assert f"{part}[1].{key}: " in fault(tmp_path, changed(part, 1, **{key: value}))
 
 
+@pytest.mark.parametrize(("part", "key"), [("images", "id"), ("annotations", "image_id"), ("categories", "id")])
+def test_a_number_beyond_all_types_is_an_error_with_its_path(tmp_path: Path, part: str, key: str) -> None:  # 7
+    content = json.dumps(changed(part, 1, **{key: "far"})).replace('"far"', "1e400").encode()
+    assert f"{part}[1].{key}: Number out of range" in fault(tmp_path, content)
+
+
 @pytest.mark.parametrize("part", ["images", "annotations", "categories"])
 def test_a_missing_key_is_named(tmp_path: Path, part: str) -> None:  # 8
     document = coco_document()
