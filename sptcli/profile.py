@@ -83,6 +83,10 @@ def command(
     classes: Annotated[
         int | None, typer.Option("--classes", min=1, help="categories of the heads (80; with --weights, theirs)")
     ] = None,
+    heads: Annotated[
+        Literal["auto", "standard", "small"],
+        typer.Option("--heads", help="of every detector; auto: small for nano models, beside --weights those"),
+    ] = "auto",
     seed: options.Seed = 0,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help=".csv, .md or .json")] = None,
     split: options.Split = "val",
@@ -116,7 +120,7 @@ def command(
     reading = {"root": root, "ann": ann, "format": format, "strict": strict, "follow_symlinks": follow_symlinks}
     chosen = DataChoice(data, split, limit, tuple({**reading, "size": size}.items()), allow_truncated) if data else None
     models = tuple(model) if session.explicit("model") else rival_of(model, weights)
-    plan = ProfilePlan(models, (res.width, res.height), tuple(ratio), weights, chosen, classes)
+    plan = ProfilePlan(models, (res.width, res.height), tuple(ratio), weights, chosen, classes, heads)
     breakdown = None if by == "none" else by
     request = ProfileRequest(
         subjects(plan, where, session.progress),
@@ -166,6 +170,8 @@ def _remarks(report: Any) -> list[str]:
             remarks.append(
                 f"in up to {stalled} of {rounds} rounds threads waited for a busy processor: trust CPU ms more"
             )
+    if len(report.heads) > 1:
+        remarks.append(f"detectors have {' and '.join(report.heads)} heads: compare with the same, --heads standard")
     if not report.miscounted:
         remarks.append("torch's counter agrees with the formula in every row")
     else:

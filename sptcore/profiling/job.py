@@ -9,7 +9,7 @@ from sptcore.models.selectors import bound_note
 from sptcore.profiling.counted import Counted
 from sptcore.profiling.macs import group_costs, total
 from sptcore.profiling.passes import Pass
-from sptcore.profiling.subjects import Built, Case, Setting, Subject
+from sptcore.profiling.subjects import Built, Case, Setting, Subject, heads_name
 from sptcore.profiling.timing import Protocol, Timing, environment, measure, peak_memory
 from sptcore.progress import SILENT, Progress
 
@@ -47,7 +47,8 @@ class ProfileRow:
     """One model at one selection. MACs and times are of one pass over the whole batch.
 
     `macs_training`: actual and Eq. 9 of a forward pass in training, None where it runs the same; heads have as many
-    regions as in evaluation. `note`: what has to be known of the model beside its figures.
+    regions as in evaluation. `heads`: their name, empty in scope backbone. `note`: what has to be known of the model
+    beside its figures.
     """
 
     scope: str
@@ -64,6 +65,7 @@ class ProfileRow:
     peak_bytes: int | None = None
     train: Timing | None = None
     train_peak_bytes: int | None = None
+    heads: str = ""
     note: str = ""
 
     @property
@@ -88,6 +90,11 @@ class ProfileReport:
     def of_scope(self, scope: str) -> list[ProfileRow]:
         """The rows of one scope, in order."""
         return [row for row in self.rows if row.scope == scope]
+
+    @property
+    def heads(self) -> list[str]:
+        """The names of the heads that detectors have; more than one, and their rows do not compare."""
+        return list(dict.fromkeys(row.heads for row in self.rows if row.heads))
 
     @property
     def miscounted(self) -> list[str]:
@@ -136,6 +143,7 @@ def _counted(cases: list[Case], by: str, known: dict[object, Counted], progress:
                 macs_counted=sum(operations.values()),
                 macs_training=None if training == (actual, eq9) else training,
                 breakdown=breakdown,
+                heads=heads_name(case.built.subject.shape.heads) if case.setting.scope == "detector" else "",
                 note=bound_note(case.built.subject.config.selector),
             )
         )

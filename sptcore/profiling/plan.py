@@ -41,7 +41,8 @@ class ProfilePlan:
 
     `ratios` are forced, by default those of `auto_ratios`; before them comes that of real images where `data` or
     `weights` say so. `size`: width, height. `categories` of the heads: None means those of the trained model, and 80
-    without one.
+    without one. `heads`: a name, or "auto": those of the trained model, without one those that training would give to
+    each. Raises UsageError for heads to a trained model, which has its own.
     """
 
     models: tuple[str, ...]
@@ -50,6 +51,15 @@ class ProfilePlan:
     weights: str | None = None
     data: DataChoice | None = None
     categories: int | None = None
+    heads: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and self.heads != "auto":
+            raise UsageError(
+                "a trained model has its own heads, and the models beside it are given these",
+                where="--heads",
+                hint="leave --heads out, or --weights",
+            )
 
 
 def subjects(plan: ProfilePlan, device: torch.device, progress: Progress = SILENT) -> tuple[Subject, ...]:
@@ -63,11 +73,11 @@ def subjects(plan: ProfilePlan, device: torch.device, progress: Progress = SILEN
 
 
 def _beside(trained: Subject | None, name: str, plan: ProfilePlan) -> Subject:
-    """A named model; its heads find what those of the trained model find, or the two would not compare."""
+    """A named model; beside a trained one it has its heads, or the two would not compare."""
+    one = subject(name, plan.ratios, categories=plan.categories or 80, heads=plan.heads)
     if trained is None:
-        return subject(name, plan.ratios, categories=plan.categories or 80)
-    one = subject(name, plan.ratios, categories=plan.categories or trained.shape.categories)
-    return replace(one, shape=replace(one.shape, masks=trained.shape.masks))
+        return one
+    return replace(one, shape=replace(trained.shape, categories=plan.categories or trained.shape.categories))
 
 
 def _with_labels(one: Subject, index: DatasetIndex, plan: ProfilePlan, progress: Progress) -> Subject:

@@ -17,7 +17,7 @@ from sptcore.profiling.forced import active_windows, blob_masks, randomise_biase
 from sptcore.profiling.macs import Cost, DetectorShape, backbone_macs, detector_macs, spa_places, stage_grids
 from sptcore.profiling.passes import Pass, detector_outputs, inference_pass, random_regions, standing_in, training_pass
 from sptcore.tasks.detection import DetectionTask
-from sptcore.tasks.detector import HeadsConfig, build_detector
+from sptcore.tasks.detector import HEADS, HeadsConfig, build_detector
 
 AUTO_RATIOS = (0.1, 0.22, 0.3, 0.5, 1.0)
 DENSE = "dense"
@@ -49,14 +49,19 @@ def auto_ratios(config: AnyBackboneConfig) -> tuple[float, ...]:
     return (config.select_ratio,) if config.selector in FIXED_RATIO else AUTO_RATIOS
 
 
-def subject(name: str, ratios: Sequence[float] = (), *, categories: int = 80) -> Subject:
-    """The variant called `name`, fresh, at uniform `ratios`, with the heads that training would give it.
+def subject(name: str, ratios: Sequence[float] = (), *, categories: int = 80, heads: str = "auto") -> Subject:
+    """The variant called `name`, fresh, at uniform `ratios`, with `heads`: "auto" are those training would give it.
 
     No ratio means `auto_ratios`. Raises UsageError for a name that does not exist.
     """
     config = backbone_config(name)
-    heads = HeadsConfig.from_dict(DetectionTask().heads_config("auto", name))
-    return Subject(name, config, uniform_selections(config, ratios), DetectorShape(heads, categories))
+    found = HeadsConfig.from_dict(DetectionTask().heads_config(heads, name))
+    return Subject(name, config, uniform_selections(config, ratios), DetectorShape(found, categories))
+
+
+def heads_name(heads: HeadsConfig) -> str:
+    """What `heads` are called: a name out of HEADS, or "own" for those of no name."""
+    return next((name for name, known in HEADS.items() if known == heads), "own")
 
 
 def uniform_selections(config: AnyBackboneConfig, ratios: Sequence[float]) -> tuple[Selection, ...]:

@@ -17,6 +17,7 @@ from sptcore.profiling.timing import Timing
 
 Cell = str | int | float | None
 FILE_SUFFIXES = (".csv", ".md", ".json")
+CSV_TIMING = ("p50_s", "p95_s", "cpu_p50_s", "rounds", "stalled_rounds")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def _costs(report: ProfileReport, scope: str) -> Grid:
     wanted: dict[str, list[Cell]] = {
         "model": [row.model for row in rows],
         "select ratio": [_ratio_text(row) for row in rows],
+        "heads": [row.heads if report.heads not in ([], ["standard"]) and row.heads else None for row in rows],
         "params M": [round(row.params / 1e6, 2) for row in rows],
         "GMACs": [giga(row.macs_actual / batch) for row in rows],
         "GMACs Eq. 9": [giga(row.macs_eq9 / batch) for row in rows],
@@ -169,6 +171,7 @@ def _row_dict(row: ProfileRow) -> dict[str, object]:
         "selection": row.selection,
         "select_ratio": row.select_ratio,
         "block_ratios": list(row.block_ratios),
+        "heads": row.heads or None,
         "params": row.params,
         "macs_actual": row.macs_actual,
         "macs_eq9": row.macs_eq9,
@@ -221,7 +224,7 @@ def _csv(rows: Sequence[ProfileRow]) -> str:
             timing = getattr(row, clock)
             line.pop(clock, None)
             figures = {} if timing is None else timing.to_dict()
-            line |= {f"{clock}_{name}": figures.get(name) for name in ("p50_s", "p95_s", "cpu_p50_s", "rounds")}
+            line |= {f"{clock}_{name}": figures.get(name) for name in CSV_TIMING}
         lines.append(line)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")

@@ -7,6 +7,7 @@ a processor are marked. Ratios between rivals of one run are what holds; seconds
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import time
@@ -153,12 +154,13 @@ def _once(call: Callable[[], object], device: torch.device) -> _Sample:
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.synchronize(device)
+        stream = torch.cuda.current_stream(device)  # an event records on the current device's, which may be another
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        first.record()
+        first.record(stream)
     stalled, cpu, wall = stall_seconds(), time.process_time(), time.perf_counter()
     call()
     if on_gpu:
-        last.record()
+        last.record(stream)
         torch.cuda.synchronize(device)
     wall, cpu, after = time.perf_counter() - wall, time.process_time() - cpu, stall_seconds()
     stall = None if stalled is None or after is None else (after - stalled) / max(wall, 1e-9)
@@ -181,6 +183,7 @@ def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") 
     libraries such as MKL take for themselves is not in it. The figure is the same on every run.
     """
     device = torch.device(device)
+    gc.collect()  # what nobody holds any more, freed in the middle, would hide what the call takes
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)

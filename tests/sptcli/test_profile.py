@@ -60,6 +60,29 @@ def test_models_and_ratios_given_in_parts_add_up() -> None:
     assert found == [("swin-nano", "dense"), ("spt-nano", "0.3"), ("spt-nano", "0.5"), ("spt-nano", "1")]
 
 
+def test_detectors_of_two_sizes_say_which_heads_they_have() -> None:
+    arguments = ("profile", "--res", "64x64", "--model", "swin-nano,swin-t", "--no-latency", "--scope", "detector")
+    ran = spt(*arguments)
+    assert ran.code == 0, ran.err
+    assert "heads" in ran.out
+    assert "detectors have small and standard heads" in ran.err
+    same = spt(*arguments, "--heads", "standard", "--by", "part", "--json")
+    assert same.code == 0, same.err
+    nano, tiny = same.document["rows"]
+    assert nano["heads"] == tiny["heads"] == "standard"
+    assert nano["breakdown"]["rpn"] == tiny["breakdown"]["rpn"]
+    assert nano["breakdown"]["fpn"] != tiny["breakdown"]["fpn"]  # its entry is as wide as the backbone
+    assert "detectors have" not in same.err
+
+
+def test_models_beside_a_trained_one_have_its_heads(tmp_path: Path) -> None:
+    weights = nano_weights(tmp_path / "mine.safetensors")
+    arguments = ("--weights", weights, "--data", "sample", "--limit", "1", "--ratio", "1", "--no-latency")
+    ran = spt("profile", "--res", "64x64", *arguments, "--model", "swin-t", "--scope", "detector", "--json")
+    assert ran.code == 0, ran.err
+    assert {row["heads"] for row in ran.document["rows"]} == {"small"}
+
+
 def test_the_paper_s_figures_at_its_resolution() -> None:
     """266.56 GMAC for Mask R-CNN with Swin-T at 1280 x 800, the default resolution."""
     ran = spt("profile", "--model", "swin-t", "--no-latency")
@@ -97,6 +120,7 @@ def test_trained_weights_at_their_own_ratio(tmp_path: Path) -> None:
         (("--model", "spt-x"), 2, "spt-"),
         (("--ratio", "2"), 2, "between 0 and 1"),
         (("--out", "profile.xlsx"), 2, ".csv"),
+        (("--weights", "auto", "--model", "spt-nano", "--heads", "small"), 2, "--heads"),
         (("--device", "cuda:9"), 4, "cuda:9"),
         (("--data", "no-such-set", "--model", "spt-nano"), 3, "no-such-set"),
         (("--weights", "gone.safetensors"), 3, "gone.safetensors"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -58,6 +59,46 @@ def test_peak_memory_is_the_worst_moment() -> None:
         second.add_(kept.sum())
 
     assert 80_000_000 <= peak_memory(work) < 80_100_000
+
+
+def test_rubbish_that_is_collected_meanwhile_does_not_hide_the_peak() -> None:
+    class Circle:
+        def __init__(self) -> None:
+            self.itself, self.weight = self, torch.zeros(10_000_000)
+
+    def work() -> torch.Tensor:
+        gc.collect()
+        return torch.zeros(5_000_000)
+
+    gc.disable()
+    try:
+        Circle()
+        assert peak_memory(work) >= 20_000_000
+    finally:
+        gc.enable()
+
+
+def test_on_cuda_the_events_stand_on_the_stream_of_the_named_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a stream an event is recorded on the current device, which need not be the one that is timed."""
+    done: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: str) -> None:
+            done.append(f"record on {stream}")
+
+        def elapsed_time(self, other: Event) -> float:
+            return 1500.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: done.append(f"wait for {device}"))
+    found = measure({"a": lambda: done.append("call")}, Protocol(warmup=0, rounds=1), device="cuda:1")
+    assert found["a"].wall == (1.5,)
+    record, wait = "record on stream of cuda:1", "wait for cuda:1"
+    assert done == [wait, record, "call", record, wait]
 
 
 def test_the_environment_names_what_a_figure_depends_on() -> None:
