@@ -55,6 +55,7 @@ COMMANDS: dict[str, Entry] = {
     "predict": Entry("sptcli.predict", "Train and test", "what a model finds in images and videos"),
     "reproduce": Entry("sptcli.reproduce", "Train and test", "the paper's tables and figures as resumable run plans"),
     "profile": Entry("sptcli.profile", "Efficiency", "parameters, multiply-accumulates, latency and memory of models"),
+    "export": Entry("sptcli.export", "Efficiency", "a model as ONNX, torch.export or weights, compared with itself"),
     "report": Entry("sptcli.report", "Look", "a run on one page: curves, tables, heat maps, settings"),
     "compare": Entry("sptcli.compare", "Look", "runs side by side: figures, settings, accuracy against cost"),
     "viz-selection": Entry("sptcli.viz_selection", "Look", "heat maps of the tokens a model selects"),

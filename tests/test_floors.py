@@ -35,6 +35,7 @@ FLOORS: dict[str, set[str]] = {
     "models": {"errors", "ops"},
     "tasks": {"errors", "progress", "ops", "models", "data"},
     "runs": FOUNDATION | MODEL_SIDE,
+    "export": READING | MODEL_SIDE | {"runs"},
     "profiling": READING | MODEL_SIDE | {"runs"},
     "training": READING | MODEL_SIDE | {"runs"},
     "viz": READING | MODEL_SIDE | {"runs"},

@@ -24,8 +24,12 @@ class Normalise(nn.Module):
 
     def forward(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
         """(B, 3, H, W) uint8 or float in 0..255 -> float32; `sizes` are (height, width) inside the padding."""
-        result = (images.float() - self.mean) / self.std
+        result = self.whole(images)
         for image, (height, width) in zip(result, sizes, strict=True):
             image[:, height:].zero_()
             image[:, :, width:].zero_()
         return result
+
+    def whole(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 or float in 0..255 without any padding -> float32."""
+        return (images.float() - self.mean) / self.std

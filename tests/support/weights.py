@@ -13,27 +13,34 @@ from sptcore.tasks.base import ModelSpec
 
 
 def nano_weights(
-    path: Path, *, variant: str = "spt-nano", resolution: tuple[int, int] = (128, 128), **backbone
+    path: Path,
+    *,
+    variant: str = "spt-nano",
+    resolution: tuple[int, int] = (128, 128),
+    task: str = "detect",
+    masks: bool = True,
+    gate_bias: float = -7.0,
+    **backbone,
 ) -> Path:
-    """Untrained detection weights whose gates select some tokens and drop others."""
-    task = TASKS["detect"]
+    """Untrained weights whose gates select some tokens and drop others; all or none at a `gate_bias` of +-100."""
+    kind = TASKS[task]
     spec = ModelSpec(
-        task="detect",
+        task=task,
         variant=variant,
         backbone=backbone_config(variant, **backbone),
-        heads=task.heads_config("auto", variant),
+        heads=kind.heads_config("auto", variant),
         categories=((1, "ring"), (2, "star")),
-        masks=True,
+        masks=masks,
         resolution=resolution,
     )
     torch.manual_seed(0)
-    model = task.build_model(spec)
+    model = kind.build_model(spec)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("gate.weight"):
                 parameter.normal_(std=0.3)
             elif name.endswith("gate.bias"):
-                parameter.fill_(-7.0)
+                parameter.fill_(gate_bias)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_weights(path, model.state_dict(), spec.to_dict())
     return path

@@ -1,0 +1,1 @@
+"""A trained model as a file other programs run: ONNX, torch.export (pt2), or weights alone (`spt export`)."""
