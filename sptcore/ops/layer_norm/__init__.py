@@ -55,7 +55,8 @@ def gate_stats(x: Tensor, norm: Norm, weight: Tensor, bias: Tensor, impl: str = 
         raise ValueError("gate_stats has no gradient, call it under torch.no_grad()")
     if choose_impl("gate_stats", impl, x.device, limit=kernel_limit(x)) == "reference":
         return gate_logits(norm(x), weight, bias), None
-    return read_gate(x, norm.weight, norm.bias, norm.eps, weight.detach(), bias.detach())
+    widened = x.device.type == "cuda" and torch.is_autocast_enabled("cuda")  # there the layer returns float32
+    return read_gate(x, norm.weight, norm.bias, norm.eps, weight.detach(), bias.detach(), not widened)
 
 
 def kernel_limit(x: Tensor) -> str | None:

@@ -27,7 +27,7 @@ def _statistics(values, channel_mask, eps, CHANNELS: tl.constexpr):
 @triton.jit
 def _gate_stats(
     grid_ptr, norm_weight_ptr, norm_bias_ptr, weight_ptr, bias_ptr, logits_ptr, mean_ptr, rstd_ptr, num_rows, eps,
-    CHANNELS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    CHANNELS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, ROUNDED: tl.constexpr,
 ):  # fmt: skip
     """logits = LN(row) . w + b of every row, beside its mean and 1 / deviation."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -39,7 +39,8 @@ def _gate_stats(
     scale = tl.load(norm_weight_ptr + channels, mask=known, other=0.0).to(tl.float32)
     shift = tl.load(norm_bias_ptr + channels, mask=known, other=0.0).to(tl.float32)
     normed = centred * rstd[:, None] * scale[None, :] + shift[None, :]
-    normed = normed.to(grid_ptr.dtype.element_ty).to(tl.float32)  # rounded as the normed tokens would be
+    if ROUNDED:
+        normed = normed.to(grid_ptr.dtype.element_ty).to(tl.float32)
     weight = tl.load(weight_ptr + channels, mask=known, other=0.0).to(tl.float32)
     logits = tl.sum(normed * weight[None, :], 1) + tl.load(bias_ptr).to(tl.float32)
     tl.store(logits_ptr + rows, logits, mask=inside)
@@ -77,13 +78,13 @@ def options(channels: int) -> dict[str, int]:
 
 
 def gate_stats(
-    grid: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor, bias: Tensor
+    grid: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor, bias: Tensor, *, rounded: bool
 ) -> tuple[Tensor, Tensor]:
-    """(N, C) tokens -> logits (N,), and mean and 1 / deviation (2, N); fp32."""
+    """(N, C) tokens -> logits (N,), and mean and 1 / deviation (2, N); fp32. `rounded`: see `gate_branch`."""
     logits = torch.empty(len(grid), dtype=torch.float32, device=grid.device)
     stats = torch.empty(2, len(grid), dtype=torch.float32, device=grid.device)
     arguments = (norm_weight.contiguous(), norm_bias.contiguous(), weight.contiguous(), bias, logits, *stats)
-    _launch(_gate_stats, grid, (*arguments, len(grid), eps))
+    _launch(_gate_stats, grid, (*arguments, len(grid), eps), ROUNDED=rounded)
     return logits, stats
 
 

@@ -11,13 +11,16 @@ from torch.utils.flop_counter import register_flop_formula
 
 
 def gate_branch(
-    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor, bias: Tensor
+    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor, bias: Tensor, rounded: bool
 ) -> tuple[Tensor, Tensor]:
-    """Logits (B, H, W) and mean and 1 / deviation (2, B, H, W), all fp32, of `x` (B, H, W, C); see `gate_stats`."""
+    """Logits (B, H, W) and mean and 1 / deviation (2, B, H, W), all fp32, of `x` (B, H, W, C); see `gate_stats`.
+
+    `rounded`: the gate reads normed tokens in the dtype of `x`, else in fp32.
+    """
     from sptcore.ops.layer_norm import kernel
 
     rows = x.contiguous().flatten(0, -2)
-    logits, stats = kernel.gate_stats(rows, norm_weight, norm_bias, eps, weight, bias)
+    logits, stats = kernel.gate_stats(rows, norm_weight, norm_bias, eps, weight, bias, rounded=rounded)
     return logits.view(x.shape[:-1]), stats.view(2, *x.shape[:-1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -125,12 +126,12 @@ def test_on_a_gpu_a_backbone_replays_from_a_graph(settings):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @torch.no_grad()
 def test_on_a_gpu_the_branch_rounds_as_the_reference(dtype, bypass):
-    """O27, for counts around the container length in bf16 too, which the interpreter cannot multiply."""
+    """O27, in bf16 too, which the interpreter cannot multiply."""
     x, selection = inputs(0.4)
-    block = a_block(selection, bypass)
-    exact = attend_selected(x.double(), selection, branch_of(block.double()), RULE, impl="reference")
-    x, branch = x.cuda().to(dtype), branch_of(block.cuda().to(dtype))
-    selection = Selection(selection.logits.cuda(), selection.weight.cuda(), selection.valid.cuda())
+    x, block = x.to(dtype), a_block(selection, bypass).to(dtype)
+    exact = attend_selected(x.double(), selection, branch_of(deepcopy(block).double()), RULE, impl="reference")
+    x, branch = x.to("cuda"), branch_of(block.to("cuda"))
+    selection = Selection(*(one.to("cuda") for one in (selection.logits, selection.weight, selection.valid)))
     found, reference = (attend_selected(x, selection, branch, RULE, impl=impl) for impl in ("kernel", "reference"))
     assert_rounds_like_on_average(found.cpu(), reference.cpu(), exact)
 

@@ -12,7 +12,7 @@ from sptcore.ops.layer_norm import Norm, gate_stats
 from sptcore.ops.layer_norm.kernel import row_stats
 from sptcore.ops.layer_norm.operator import read_gate
 from sptcore.profiling.counted import count_macs
-from tests.support.numerics import assert_rounds_like_on_average, assert_same
+from tests.support.numerics import assert_differs, assert_rounds_like_on_average, assert_same
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run by test_kernel.py, which sets TRITON_INTERPRET=1"
 
@@ -50,6 +50,18 @@ def test_logits_and_statistics(channels, dtype):
 
 
 @torch.no_grad()
+def test_logits_of_normed_tokens_that_nobody_rounds():
+    """As under autocast on a GPU, where the norm of half tokens is float32."""
+    x, norm, gate, bias = inputs(33, torch.float16)
+    logits, _ = read_gate(x, norm.weight, norm.bias, EPS, gate, bias, False)
+    wide = Norm(norm.weight.float(), norm.bias.float(), EPS)
+    expected, _ = gate_stats(x.float(), wide, gate.float(), bias, "reference")
+    assert_same(logits, expected, tolerance=1e-6)
+    rounded, _ = gate_stats(x, norm, gate, bias, "kernel")
+    assert_differs(rounded, expected, by=1e-5)
+
+
+@torch.no_grad()
 def test_statistics_of_gathered_tokens_only():
     """Those of other tokens are not written, though another row's index lies behind the count."""
     x, norm, gate, bias = inputs(33, torch.float32)
@@ -81,7 +93,7 @@ def test_a_token_of_nan_spoils_itself_only():
 def test_the_operator():
     """What the compiler is told, and what a counter is: the cost of the gate's linear layer."""
     x, norm, gate, bias = inputs(33, torch.float32)
-    given = (x, norm.weight, norm.bias, EPS, gate, bias)
+    given = (x, norm.weight, norm.bias, EPS, gate, bias, True)
     torch.library.opcheck(read_gate, given, test_utils=("test_schema", "test_faketensor"))
     kernel, reference = (
         count_macs(lambda impl=impl: gate_stats(x, norm, gate, bias, impl)).macs for impl in ("kernel", "reference")

@@ -22,7 +22,7 @@ def test_under_the_interpreter():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize(
     ("name", "switches"),
-    [("_gate_stats", {}), ("_row_stats", {"GATHERED": True}), ("_row_stats", {"GATHERED": False})],
+    [("_gate_stats", {"ROUNDED": True}), ("_row_stats", {"GATHERED": True}), ("_row_stats", {"GATHERED": False})],
     ids=str,
 )
 def test_compiles_for_sm90_without_spills(name, switches, dtype, channels, monkeypatch, tmp_path):
