@@ -107,7 +107,7 @@ def command(
     Rivals take turns in one process; their ratio holds, their seconds are this machine's.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch loads: its profiler talks on stderr otherwise
-    from sptcore.profiling.job import SCOPES, ProfileRequest, profile
+    from sptcore.profiling.job import SCOPES, ProfileRequest, profile, protocol_for
     from sptcore.profiling.plan import DataChoice, ProfilePlan, rival_of, subjects
     from sptcore.profiling.subjects import Setting
     from sptcore.profiling.tables import check_suffix, grids, to_dict, write_report
@@ -128,7 +128,7 @@ def command(
         SCOPES if scope == "both" else (scope,),
         latency,
         train,
-        _protocol(warmup, iters, where.type),
+        protocol_for(where, warmup, iters),
         breakdown or "component",
     )
     report = profile(request, session.progress)
@@ -148,23 +148,14 @@ def _next(weights: str | None, models: tuple[str, ...]) -> str:
     return f"spt train --model {models[-1]}"
 
 
-def _protocol(warmup: int | None, iters: int | None, device_type: str) -> Any:
-    """None where nothing was asked for: the job decides by device and time."""
-    from sptcore.profiling.timing import Protocol
-
-    if warmup is None and iters is None:
-        return None
-    on_gpu = device_type == "cuda"
-    return Protocol(warmup=(10 if on_gpu else 1) if warmup is None else warmup, rounds=iters or (50 if on_gpu else 7))
-
-
 def _remarks(report: Any) -> list[str]:
     """What was run, and what a person should know before quoting it."""
-    timed = [row.latency for row in report.rows if row.latency is not None]
+    timed = [one for row in report.rows for one in (row.latency, row.train) if one is not None]
     remarks = []
     if timed:
         where = report.environment
-        rounds, stalled = timed[0].rounds, max(timing.stalled_rounds for timing in timed)
+        rounds = " and ".join(str(count) for count in sorted({timing.rounds for timing in timed}))
+        stalled = max(timing.stalled_rounds for timing in timed)
         remarks.append(f"timed: {rounds} interleaved rounds on {where['device']}, {where['threads']} threads, median")
         if stalled:
             remarks.append(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from sptcore.models.selectors import bound_note
 from sptcore.profiling.counted import Counted
 from sptcore.profiling.macs import group_costs, total
@@ -15,7 +17,8 @@ from sptcore.progress import SILENT, Progress
 
 SCOPES = ("backbone", "detector")
 BREAKDOWNS = ("component", "stage", "block", "part", "op")
-CPU_BUDGET = 60.0  # seconds of timing for all rows together, where nobody says how many rounds
+CUDA_PROTOCOL = Protocol(warmup=10, rounds=50)
+CPU_PROTOCOL = Protocol(warmup=1, rounds=50, budget=60.0)  # what a minute allows for all rows together
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class ProfileRequest:
 
     Raises ValueError for two subjects of one name, whose rows nobody could tell apart.
 
-    `setting.scope` is not used. `protocol` None: 50 rounds after 10 on CUDA; on a CPU as many as fit into a minute for
-    all rows together, at least 3 after 1. `train`: time a forward and backward pass too. `by`: one of BREAKDOWNS.
+    `setting.scope` is not used. `protocol` None: that of `protocol_for` the device. `train`: time a forward and backward
+    pass too. `by`: one of BREAKDOWNS.
     """
 
     subjects: tuple[Subject, ...]
@@ -100,6 +103,19 @@ class ProfileReport:
     def miscounted(self) -> list[str]:
         """Names of the rows whose counted MACs are not those of the formula: a fault in one of the two."""
         return [row.name for row in self.rows if row.macs_counted != row.macs_actual]
+
+
+def protocol_for(device: torch.device, warmup: int | None = None, rounds: int | None = None) -> Protocol:
+    """How often rows are timed on `device`, where nobody says, and with what somebody says in its place.
+
+    50 rounds after 10 on CUDA; on a CPU as many as a minute allows for all rows together, at least 3, after 1; without
+    a round of warm-up, which tells the pace, 7.
+    """
+    usual = CUDA_PROTOCOL if device.type == "cuda" else CPU_PROTOCOL
+    chosen = replace(usual, warmup=usual.warmup if warmup is None else warmup)
+    if rounds is not None:
+        return replace(chosen, rounds=rounds, budget=None)
+    return Protocol(warmup=0, rounds=7) if chosen.budget is not None and chosen.warmup == 0 else chosen
 
 
 def profile(request: ProfileRequest, progress: Progress = SILENT) -> ProfileReport:
@@ -179,9 +195,7 @@ def _clock(
     request: ProfileRequest, passes: dict[str, Pass], title: str, progress: Progress
 ) -> tuple[dict[str, Timing], dict[str, int]]:
     device = request.setting.device
-    protocol = request.protocol or (
-        Protocol(warmup=10, rounds=50) if device.type == "cuda" else Protocol(warmup=1, rounds=50, budget=CPU_BUDGET)
-    )
+    protocol = request.protocol or protocol_for(device)
     calls: dict[str, Callable[[], object]] = dict(passes)
     times = measure(calls, protocol, device=device, title=title, progress=progress)
     progress.start("measuring memory", len(passes))

@@ -18,6 +18,13 @@ from sptcore.profiling.timing import Timing
 Cell = str | int | float | None
 FILE_SUFFIXES = (".csv", ".md", ".json")
 CSV_TIMING = ("p50_s", "p95_s", "cpu_p50_s", "rounds", "stalled_rounds")
+CONVENTION = {
+    "macs_actual": "multiply-accumulates of what runs: real tokens, the containers of the packing in use",
+    "macs_eq9": "the paper's count: Swin's windows padded, Eq. 9 for select and pack; its FLOPs are these MACs",
+    "macs_training": "multiply-accumulates of a forward pass in training, packed as in evaluation",
+    "macs_counted": "torch's FlopCounterMode / 2 over whole grids",
+    "flops": "2 x MACs",
+}
 
 
 @dataclass(frozen=True)
@@ -153,15 +160,6 @@ def to_dict(report: ProfileReport) -> dict[str, object]:
         "miscounted": report.miscounted,
         "environment": report.environment,
     }
-
-
-CONVENTION = {
-    "macs_actual": "multiply-accumulates of what runs: real tokens, the containers of the packing in use",
-    "macs_eq9": "the paper's count: Swin's windows padded, Eq. 9 for select and pack; its FLOPs are these MACs",
-    "macs_training": "multiply-accumulates of a forward pass in training, packed as in evaluation",
-    "macs_counted": "torch's FlopCounterMode / 2 over whole grids",
-    "flops": "2 x MACs",
-}
 
 
 def _row_dict(row: ProfileRow) -> dict[str, object]:

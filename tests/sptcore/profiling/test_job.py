@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sptcore.profiling.job import BREAKDOWNS, ProfileReport, ProfileRequest, profile
+from sptcore.profiling.job import (
+    BREAKDOWNS,
+    CPU_PROTOCOL,
+    CUDA_PROTOCOL,
+    ProfileReport,
+    ProfileRequest,
+    profile,
+    protocol_for,
+)
 from sptcore.profiling.macs import backbone_macs, detector_macs, total
 from sptcore.profiling.subjects import Built, Case, Setting, Subject, subject
 from sptcore.profiling.timing import Protocol
@@ -134,3 +142,13 @@ def test_what_is_compiled_is_compiled_before_the_clock_starts(monkeypatch: pytes
         if compiled:
             assert stages.index("compiling") < stages.index("timing: warm-up")
         stages.clear()
+
+
+def test_how_often_is_the_device_s_own_where_nobody_says() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda:1")
+    assert (protocol_for(cpu), protocol_for(cuda)) == (CPU_PROTOCOL, CUDA_PROTOCOL)
+    assert protocol_for(cpu, warmup=3) == replace(CPU_PROTOCOL, warmup=3)
+    assert protocol_for(cuda, warmup=0) == replace(CUDA_PROTOCOL, warmup=0)
+    assert protocol_for(cpu, rounds=20) == Protocol(warmup=1, rounds=20)
+    assert protocol_for(cpu, warmup=0, rounds=2) == Protocol(warmup=0, rounds=2)
+    assert protocol_for(cpu, warmup=0) == Protocol(warmup=0, rounds=7)  # nothing tells the pace
