@@ -36,7 +36,8 @@ def own_set(root: Path) -> None:
 def test_the_guide_walks_from_data_to_results() -> None:
     named = [words[1] for words in road()]
     assert [name for index, name in enumerate(named) if name not in named[:index]] == [
-        "stats", "make-sparse", "make-labels", "train", "evaluate", "report", "profile", "viz-selection", "predict"
+        "stats", "make-sparse", "make-labels", "train", "evaluate", "report", "profile", "viz-selection", "predict",
+        "export",
     ]  # fmt: skip
     assert len(GUIDE.read_text(encoding="utf-8").splitlines()) <= 200
 
@@ -48,6 +49,6 @@ def test_the_guide_runs_as_it_is_written(tmp_path: Path) -> None:
     for words in road():
         ran = spt_process(*words[1:], env=environment, cwd=tmp_path)
         assert ran.code == 0, f"{shlex.join(words)}\n{ran.err}"
-    for made in ("data/mydata-s10/labels-train.h5", "mydata.html", "scored/predictions.json"):
+    for made in ("data/mydata-s10/labels-train.h5", "mydata.html", "scored/predictions.json", "detector.safetensors"):
         assert (tmp_path / made).stat().st_size > 0, made
     assert list((tmp_path / "heat").iterdir())
