@@ -27,8 +27,8 @@ class ProfileRequest:
 
     Raises ValueError for two subjects of one name, whose rows nobody could tell apart.
 
-    `setting.scope` is not used. `protocol` None: that of `protocol_for` the device. `train`: time a forward and backward
-    pass too. `by`: one of BREAKDOWNS.
+    `setting.scope` is not used. `protocol` None: that of `protocol_for` the device. `train`: time a forward and
+    backward pass too. `by`: one of BREAKDOWNS.
     """
 
     subjects: tuple[Subject, ...]
