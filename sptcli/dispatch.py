@@ -55,7 +55,7 @@ class SptCommand(TyperCommand):
     def make_parser(self, ctx: Any) -> Any:
         """The parser, in which a list that is given again adds up: `--model a --model b` is `--model a,b`."""
         parser = super().make_parser(ctx)
-        lists = {param.name: param for param in self.params if takes_list(param)}
+        lists: dict[Any, Any] = {param.name: param for param in self.params if takes_list(param)}
         for name, param in lists.items():
             parser.add_option(param, param.opts, dest=name, action="append")
         parse = parser.parse_args
