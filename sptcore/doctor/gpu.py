@@ -21,9 +21,9 @@ DIM, HEADS, GRID = 32, 2, (2, 28, 28)
 
 
 def run_on_gpu(device: torch.device) -> dict[str, object]:
-    """Every kernel and a matrix product on `device`; facts with `works` and a `message`.
+    """Our kernels and a matrix product on `device`; facts with `works` and a `message`.
 
-    The kernels are packed attention with its gradients, and those of selecting blocks, for each bypass.
+    Packed attention with its gradients, and selecting blocks with each bypass in an evaluation that never waits.
     """
     generator = torch.Generator().manual_seed(0)
     attention = _attention_error(device, generator)
