@@ -57,6 +57,14 @@ class Group:
         dist.all_reduce(total)
         return total
 
+    def told(self, value: T | None) -> T | None:
+        """The first `value` that is not None, by rank; the same on each process."""
+        if self.world == 1:
+            return value
+        if not self.summed(torch.tensor([float(value is not None)])).item():  # cheap, as it is asked before every step
+            return None
+        return next(one for one in self.gathered(value) if one is not None)
+
     def first(self, value: T) -> T:
         """The leader's `value` on every process."""
         if self.world == 1:

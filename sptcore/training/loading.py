@@ -139,8 +139,9 @@ class BatchLoader:
                 waiting.popleft()
         except BrokenProcessPool as error:
             unfinished = [batch for batch, future in waiting if not future.done() or future.exception()]
+            names = self._names(unfinished[: self.workers])
             raise ResourceError(
-                f"a loading process died; under work were {self._names(unfinished[: self.workers])}",
+                f"a loading process died; under work were {names or 'none, it was waiting'}",
                 hint="use fewer --workers, or 0; the system may have run out of memory",
             ) from error
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sptcore.errors import IntegrityError, NumericalError, ResourceError, UsageError
+from sptcore.errors import IntegrityError, NumericalError, UsageError
 from sptcore.files import write_atomically
 from sptcore.models.bodies import apply_schedule
 from sptcore.progress import SILENT, Progress
@@ -27,6 +26,7 @@ from sptcore.training.config import TrainConfig, parse_interval
 from sptcore.training.distill import load_teacher
 from sptcore.training.distributed import ALONE, Group
 from sptcore.training.evaluate import Evaluation, Interrupted, Running, evaluate_model
+from sptcore.training.explained import explained
 from sptcore.training.loading import BatchLoader, default_workers
 from sptcore.training.meters import Meters, Pace, shown_values
 from sptcore.training.optim import base_lr, lr_factor, set_lr
@@ -36,6 +36,7 @@ from sptcore.training.resuming import (
     clear_leftovers,
     found_state,
     passes_each,
+    resume_command,
     sharing_line,
     was_shared,
 )
@@ -64,7 +65,7 @@ class FitReport:
     @property
     def resume_command(self) -> str:
         """What goes on with this run."""
-        return f"spt train --resume {shlex.quote(str(self.run.home))}"
+        return resume_command(self.run)
 
 
 def fit(
@@ -158,13 +159,9 @@ class Trainer:
             self._tell_sharing((self.config.world, self.config.accum))
         if "tensorboard" in self.config.log and self.group.is_leader:
             self.board = TensorBoardLog(run.home, step=self.state.step, rows=run.metrics())
-        try:
-            with fitting_threads(self.config.res, self.device), stop_requests(time_limit) as stop:
-                return self._train(stop)
-        except torch.OutOfMemoryError as error:
-            where = f"batch {self.config.batch} at {self.config.res[0]}x{self.config.res[1]}"
-            hint = "use a smaller --batch (with --accum to keep the images a step) or a smaller --res"
-            raise ResourceError(f"the device has too little memory for {where}", hint=hint) from error
+        threads = fitting_threads(self.config.res, self.device)
+        with explained(self.config, run), threads, stop_requests(time_limit) as stop:
+            return self._train(stop)
 
     def _train(self, stop: StopRequest) -> FitReport:
         """Steps, validations and checkpoints until the end or until `stop`."""
@@ -182,7 +179,7 @@ class Trainer:
 
     def _walk(self, batches: Iterator[tuple[Batch, ...]], stop: StopRequest) -> str | None:
         while True:
-            cause = self.group.first(stop.cause)
+            cause = self.group.told(stop.cause)  # to any of the processes: all stop, and the leader saves
             if cause is None and self._evaluation_due():
                 cause = self._evaluate(stop)
             if cause is not None or self._checkpoint_due() or self._best_is_new():
@@ -293,7 +290,7 @@ class Trainer:
                     prepared.task, model, prepared.spec, prepared.val, prepared.val_index, running=running, stop=stop
                 )
         except Interrupted:
-            return next(filter(None, self.group.gathered(stop.cause)))
+            return self.group.told(stop.cause)
         if self.group.is_leader:
             self._tell_validation(started)
         state.evaluated_at = state.step
@@ -324,9 +321,13 @@ class Trainer:
     # -- what is kept ----------------------------------------------------------------------------------------------
 
     def _checkpoint_due(self) -> bool:
+        """Whether an interval has ended; in a row of bad steps that waits, so that good checkpoints are not dropped."""
+        state = self.state
+        if state.step >= self.total_steps or state.bad_in_row:
+            return state.step >= self.total_steps
         number, unit = parse_interval(self.config.save_every)
         every = number * (self.sampler.steps_per_epoch if unit == "ep" else 1)
-        return self.state.step > 0 and (self.state.step % every == 0 or self.state.step >= self.total_steps)
+        return state.step // every > max(0, self.saved_at) // every
 
     def _best_is_new(self) -> bool:
         """Whether the last validation was the best so far, and `best.pt` is not yet the state at it."""

@@ -6,6 +6,7 @@ processes of A passes each do what M processes of N A / M passes do, up to the o
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ def check_resumable(config: TrainConfig, run: Run) -> None:
         listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
         hint = "leave them out; or a new run, which can begin with these weights: --init RUN/weights/last.safetensors"
         raise UsageError(f"a resumed run keeps its settings: {listed}", where=str(run.home), hint=hint)
+
+
+def resume_command(run: Run) -> str:
+    """What goes on with this run."""
+    return f"spt train --resume {shlex.quote(str(run.home))}"
 
 
 def clear_leftovers(run: Run) -> None:

@@ -74,8 +74,29 @@ def test_many_in_a_row_stop_the_run_and_name_the_images(
     assert caught.value.where == str(run.home / "bad-batches.json")
     found = checkpoints.latest_checkpoint(run.checkpoints, pytest.fail)
     assert found is not None
-    assert found[1]["step"] == 3
+    assert found[1]["step"] == 2  # the one before the bad steps: going on from it is going on from a good state
     assert all(torch.isfinite(tensor).all() for tensor in found[1]["model"].values())
+
+
+def test_a_checkpoint_that_falls_on_a_bad_step_waits_for_a_good_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that are broken must not push good checkpoints out; a good step makes up for what was left out."""
+    written: list[int] = []
+    write = checkpoints._write
+
+    def note(path: Path, state: dict[str, Any]) -> str:
+        written.append(state["step"])
+        return write(path, state)
+
+    monkeypatch.setattr(checkpoints, "_write", note)
+    settings = {"batch": 1, "save_every": "2it", "eval_every": 0, "max_steps": 6}
+    for bad, expected in ((set(), [2, 4, 6]), ({1, 2}, [4, 6]), ({3}, [2, 5, 6])):
+        written.clear()
+        with monkeypatch.context() as patch:
+            watch_steps(patch, bad)
+            fit(tiny_config(data, **settings), new_run("train", "tiny", folder=tmp_path / f"run-{len(bad)}"))
+        assert written == expected
 
 
 def test_a_device_out_of_memory_is_explained_and_the_last_checkpoint_stays(

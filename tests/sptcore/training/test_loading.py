@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,18 @@ def test_a_loading_process_that_dies_ends_the_job_and_names_what_it_worked_on(in
     with BatchLoader(data, workers=1) as loader, pytest.raises(ResourceError) as caught:
         list(loader.batches([[Draw(0, 2)]]))
     assert "-five.png" in caught.value.message
+
+
+def test_a_loading_process_that_dies_while_it_waits_is_told_too(data: ImageDataset) -> None:
+    with BatchLoader(data, workers=1) as loader:
+        batches, pool = loader.batches([[Draw(epoch, 0)] for epoch in range(20)]), loader._pool
+        assert pool is not None
+        next(batches)
+        os.kill(pool.submit(os.getpid).result(), signal.SIGKILL)  # it has loaded all that was asked for before that
+        with pytest.raises(BrokenProcessPool):
+            pool.submit(time.sleep, 60).result()
+        with pytest.raises(ResourceError, match="none, it was waiting"):
+            list(batches)
 
 
 def test_leaving_early_leaves_no_process_behind(data: ImageDataset) -> None:

@@ -109,6 +109,23 @@ def test_one_process_stops_and_two_go_on(data: Path, whole: Run, tmp_path: Path)
     assert_alike(Run(home), whole, at_step=3)
 
 
+@pytest.mark.slow
+def test_a_signal_to_any_process_stops_all_of_them_with_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    """As a machine that is taken away tells its own processes alone."""
+    home = tmp_path / "run"
+    command = ["-m", "sptcli", "train", "--data", str(data), *QUICK, "--devices", "2", "--run-dir", str(home)]
+    processes = start_ranks("torchrun", [*command, "--epochs", "4000", "--save-every", "4000ep"])
+    deadline = time.monotonic() + 300
+    while not (home / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    processes[1].terminate()
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], said
+    step = load_checkpoint(home / "checkpoints" / "last.pt")["step"]
+    assert f"stopped by SIGTERM at step {step}" in (home / "log.txt").read_text()
+    assert step >= 1
+
+
 def test_two_processes_of_the_settings_are_one_that_accumulates(data: Path, tmp_path: Path) -> None:
     """In the library: the settings stay, the group decides; every bit, as one process does both."""
     whole = tiny_run(tmp_path / "whole", data, batch=1, accum=2).run
