@@ -15,6 +15,7 @@ from sptcore.reporting.facts import RunFacts, accuracy_words, read_facts
 from sptcore.runs import Run
 from sptcore.runs.demo import is_demo
 from sptcore.runs.models import load_model
+from sptcore.training.config import format_for
 from sptcore.viz.pages import page, picture, section, table
 from sptcore.viz.pictures import Picture, Reading, find_pictures
 from sptcore.viz.selection import Look, Watcher, see
@@ -132,17 +133,18 @@ def _heatmaps(facts: RunFacts, images: int, missing: list[str], progress: Progre
 def _pictures(facts: RunFacts, images: int) -> list[Picture]:
     settings = facts.settings
     if not settings and not is_demo(facts.run):
-        data = facts.run.info.notes.get("data")
-        return find_pictures(str(data or "sample"), Reading(), limit=images)
+        data = str(facts.run.info.notes.get("data") or "sample")
+        return find_pictures(data, Reading(format=format_for(data, "auto", facts.spec.task)), limit=images)
+    data = str(settings.get("val_data") or settings.get("data") or "sample")
     reading = Reading(
         split=str(settings.get("val_split", "val")),
         root=_path(settings.get("root")),
         ann=_path(settings.get("val_ann")),
-        format=str(settings.get("format", "auto")),
+        format=format_for(data, str(settings.get("format", "auto")), facts.spec.task),
         follow_symlinks=bool(settings.get("follow_symlinks")),
         allow_truncated=bool(settings.get("allow_truncated")),
     )
-    found = find_pictures(str(settings.get("val_data") or settings.get("data") or "sample"), reading)
+    found = find_pictures(data, reading)
     several = [one for one in found if one.record is not None and len(one.record.instances) > 1]
     return (several or found)[:images]
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from sptcore.data.locate import open_index
 from sptcore.errors import DataError
 from sptcore.reporting.report import duration, report, summary
 from sptcore.runs import Run, new_run
+from sptcore.viz.pictures import Picture
+from sptcore.viz.selection import Seen
 from tests.support.run_folders import finished_run
 from tests.support.weights import nano_weights
 
@@ -43,6 +47,24 @@ def test_without_its_data_the_page_says_so_and_shows_the_rest(tmp_path: Path) ->
     html = result.page.read_text(encoding="utf-8")
     assert "Not shown: " in html
     assert "<svg" in html
+
+
+def test_a_classifier_of_the_sample_is_shown_the_images_it_was_validated_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished_run(tmp_path / "run", task="classify")
+    nano_weights(run.home / "weights" / "best.safetensors", task="classify")
+    shown: list[Path] = []
+
+    def noted(pictures: Sequence[Picture], *rest: object) -> list[Seen]:
+        shown.extend(one.path for one in pictures)
+        return []
+
+    monkeypatch.setattr("sptcore.reporting.report.see", noted)
+    report(Run(run.home), images=2)
+    validated = open_index("sample", "val", format="tiny-imagenet")
+    assert len(shown) == 2
+    assert {path.name for path in shown} <= {Path(record.file_name).name for record in validated.records}
 
 
 def test_a_dense_run_has_no_heat_maps(tmp_path: Path) -> None:
