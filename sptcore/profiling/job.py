@@ -9,14 +9,14 @@ import torch
 
 from sptcore.models.selectors import bound_note
 from sptcore.profiling.counted import Counted
-from sptcore.profiling.macs import group_costs, total
+from sptcore.profiling.macs import GROUPINGS, group_costs, total
 from sptcore.profiling.passes import Pass
 from sptcore.profiling.subjects import Built, Case, Setting, Subject, heads_name
 from sptcore.profiling.timing import Protocol, Timing, environment, measure, peak_memory
 from sptcore.progress import SILENT, Progress
 
 SCOPES = ("backbone", "detector")
-BREAKDOWNS = ("component", "stage", "block", "part", "op")
+BREAKDOWNS = (*GROUPINGS, "op")
 CUDA_PROTOCOL = Protocol(warmup=10, rounds=50)
 CPU_PROTOCOL = Protocol(warmup=1, rounds=50, budget=60.0)  # what a minute allows for all rows together
 
@@ -25,7 +25,7 @@ CPU_PROTOCOL = Protocol(warmup=1, rounds=50, budget=60.0)  # what a minute allow
 class ProfileRequest:
     """What to profile. MACs and parameters are given for every scope; the clock runs on the first one.
 
-    Raises ValueError for two subjects of one name, whose rows nobody could tell apart.
+    Raises ValueError for two subjects of one name, whose rows nobody could tell apart, and for an unknown breakdown.
 
     `setting.scope` is not used. `protocol` None: that of `protocol_for` the device. `train`: time a forward and
     backward pass too. `by`: one of BREAKDOWNS.
@@ -43,6 +43,8 @@ class ProfileRequest:
         names = [one.name for one in self.subjects]
         if len(set(names)) < len(names):
             raise ValueError(f"subjects need names of their own, these are {', '.join(names)}")
+        if self.by not in BREAKDOWNS:
+            raise ValueError(f"no breakdown {self.by!r}, only {', '.join(BREAKDOWNS)}")
 
 
 @dataclass(frozen=True)

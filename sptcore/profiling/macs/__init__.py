@@ -9,7 +9,6 @@ MACs: 1 MAC = 2 FLOPs. Norms, activations, softmax, additions and data movement 
 from __future__ import annotations
 
 from sptcore.profiling.macs.backbone import (
-    PATCH_VALUES,
     Counts,
     backbone_macs,
     spa_places,
@@ -21,7 +20,6 @@ from sptcore.profiling.macs.detector import DetectorShape, detector_macs
 
 __all__ = [
     "GROUPINGS",
-    "PATCH_VALUES",
     "Cost",
     "Counts",
     "DetectorShape",

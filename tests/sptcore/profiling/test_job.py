@@ -144,6 +144,11 @@ def test_what_is_compiled_is_compiled_before_the_clock_starts(monkeypatch: pytes
         stages.clear()
 
 
+def test_a_breakdown_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="no breakdown 'parts'"):
+        ProfileRequest((), SETTING, by="parts")
+
+
 def test_how_often_is_the_device_s_own_where_nobody_says() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda:1")
     assert (protocol_for(cpu), protocol_for(cuda)) == (CPU_PROTOCOL, CUDA_PROTOCOL)
