@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
@@ -52,9 +53,10 @@ def capture(graph: Graph) -> ExportedProgram:
 
 def write_pt2(graph: Graph, path: Path, description: dict[str, Any]) -> None:
     """A file of torch.export, the description inside as `spt.json`."""
-    program = capture(graph)
+    program, stream = capture(graph), io.BytesIO()
     with _quiet():
-        torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(description)})
+        torch.export.save(program, stream, extra_files={EXTRA_FILE: json.dumps(description)})
+    path.write_bytes(stream.getbuffer())  # here, as torch would turn a full disk into something else
 
 
 def open_pt2(path: Path, outputs: list[str]) -> Runner:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from sptcore.export.formats import (
     write_pt2,
 )
 from sptcore.export.graphs import Graph, build_graph, check_exportable
-from sptcore.files import atomic_path
+from sptcore.files import as_fault, atomic_path
 from sptcore.progress import SILENT, Progress, track
 from sptcore.runs import Run, save_weights
 from sptcore.runs.demo import is_demo, open_weights
@@ -93,6 +95,8 @@ def export(settings: ExportSettings, *, progress: Progress = SILENT) -> ExportRe
     path = settings.out or Path(f"{run.name}-{'x'.join(map(str, resolution))}{SUFFIXES[format]}")
     if path.exists() and path.samefile(run.weights):
         raise UsageError("the file would replace the weights it is made from", where=str(path), hint="--out FILE")
+    if not path.parent.is_dir():
+        raise as_fault(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), path)
     description = _describe(loaded, settings, format, graph)
     comparisons: list[Comparison] = []
     size, published = 0, True

@@ -78,7 +78,13 @@ def test_onnx_without_its_extra_is_exit_4_with_the_cure(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["gone.safetensors"], 3), (["--out", "a.zip"], 2), (["--check", "-1"], 2)]
+    ("arguments", "code"),
+    [
+        (["gone.safetensors"], 3),
+        (["--out", "a.zip"], 2),
+        (["--check", "-1"], 2),
+        (["--out", "no/such/folder/a.pt2"], 4),
+    ],
 )
 def test_what_cannot_be_is_refused(arguments: list[str], code: int) -> None:
     assert spt("export", *arguments).code == code

@@ -158,3 +158,29 @@ def test_the_format_follows_the_ending() -> None:
     ):
         with pytest.raises(UsageError):
             pick_format(settings)
+
+
+SHORT = {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 1, 2, 2)}
+
+
+@pytest.mark.slow
+@needs_onnx
+@pytest.mark.parametrize(
+    ("variant", "settings"),
+    [
+        ("spt-nano", {**SHORT, "num_spa_blocks": 3, "bypass": "proj", "eval_packing": "stream", "rpb": "slot"}),
+        ("spt-nano", {**SHORT, "num_spa_blocks": 3, "ffn": "selected", "scope": "image_region"}),
+        ("topk-tokens-nano", {**SHORT, "num_spa_blocks": 3}),
+        ("dynamicswin-nano", SHORT),
+        ("dat-nano", SHORT),
+        ("dynamicvit-nano", {}),
+        ("evit-nano", {}),
+    ],
+)
+def test_settings_and_rivals_go_into_onnx(tmp_path: Path, variant: str, settings: dict) -> None:
+    weights = nano_weights(
+        tmp_path / "model.safetensors", variant=variant, task="multilabel", resolution=(96, 64), **settings
+    )
+    report = export(ExportSettings(str(weights), batch=2, out=tmp_path / "model.onnx"))
+    assert report.published
+    assert report.largest < 1e-5
