@@ -49,8 +49,10 @@ def command(
     """Predict: boxes and masks, or classes, drawn on each image, and as a COCO results file.
 
     Without --weights: the last run, else the bundled demo weights, which every picture then says. Pictures are
-    <stem>-prediction.png and results predictions.json, in the current folder or --out; a video becomes a video.
+    <stem>-prediction.png and results predictions.json, in the current folder or --out; a video becomes a video. Of
+    several images one that cannot be read is told, passed over, and makes the exit code 3.
     """
+    from sptcore.errors import DataError
     from sptcore.prediction import PredictSettings, predict
     from sptcore.viz.pictures import Reading, find_pictures
     from sptcore.viz.video import VIDEO_SUFFIXES, open_video
@@ -65,7 +67,7 @@ def command(
     resolution = None if res is None else (max(res), min(res))
     settings = PredictSettings(weights, conf, save, out, video_out, resolution, device)
     report = predict(found, settings, progress=session.progress)
-    document = {"weights": report.weights, "demo": report.demo, "images": report.images}
+    document = {"weights": report.weights, "demo": report.demo, "images": report.images, "unread": report.unread}
     if not any(image.results for image in report.images):
         session.note(f"nothing scored {conf:g} or more; a smaller --conf shows what came nearest")
     session.show(document, _view(report))
@@ -74,6 +76,9 @@ def command(
     looked_at = f"spt viz-selection {options.as_typed(source, root, **how)} --weights {shlex.quote(weights)}"
     shown = report.selects and not moving
     session.finish(artefacts=dict(report.files), next=looked_at if shown else f"spt evaluate {shlex.quote(weights)}")
+    if report.unread:
+        count = len(report.unread) + len(report.images)
+        raise DataError(f"{len(report.unread)} of {count} images could not be read; of the others all is written")
 
 
 def _view(report: PredictReport) -> object:

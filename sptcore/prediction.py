@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from sptcore.data.padding import NO_PADDING
-from sptcore.errors import EnvironmentFault, UsageError
+from sptcore.errors import DataError, EnvironmentFault, UsageError
 from sptcore.files import write_atomically
 from sptcore.labels.geometry import whole_image
 from sptcore.progress import SILENT, Progress, track
@@ -64,7 +64,8 @@ class Found:
 class PredictReport:
     """The weights, whether they are the demo's, every image or frame in order, and the files written by kind.
 
-    `selects`: whether the model selects tokens, so that there is a selection to look at.
+    `selects`: whether the model selects tokens, so that there is a selection to look at. `unread`: what was wrong with
+    each image that could not be read and was passed over, one among several.
     """
 
     weights: str
@@ -73,6 +74,7 @@ class PredictReport:
     images: list[Found]
     class_names: dict[int, str]
     files: dict[str, Path] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +113,9 @@ def predict(
 ) -> PredictReport:
     """Look at images or at a video, and write pictures, a results file, an annotated video, as the settings say.
 
-    Raises UsageError for settings that do not fit each other or a model that needs labels, DataError for weights or
-    images that are not there or broken.
+    Of several images those that cannot be read are passed over and told of in the report. Raises UsageError for
+    settings that do not fit each other or a model that needs labels, DataError for weights that are not there or broken
+    and where no image can be read.
     """
     _check(source, settings)
     run = open_weights(settings.weights)
@@ -165,6 +168,8 @@ def _look_at_pictures(
     taken: set[Path] = set()
     opened = map(replace, track(pictures, progress, "looking", len(pictures)))
     for number, one in enumerate(opened, start=1):
+        if not _can_be_read(one, report, len(pictures), progress):
+            continue
         image_id = number if one.record is None else one.record.image_id
         results, path = predictor(one.pixels, image_id, one.padding), None
         if predictor.settings.save != "json":
@@ -173,6 +178,19 @@ def _look_at_pictures(
             report.files["pictures"] = path if len(pictures) == 1 else folder
         name = one.path.name if one.record is None else one.record.file_name
         yield Found(name, one.pixels.shape[1], one.pixels.shape[0], results, path)
+
+
+def _can_be_read(picture: Picture, report: PredictReport, among: int, progress: Progress) -> bool:
+    """Whether the image is sound; one that is not is noted. Raises its DataError when it is the last without any."""
+    try:
+        _ = picture.pixels
+    except DataError as error:
+        report.unread.append(str(error))
+        if len(report.unread) == among:
+            raise
+        progress.warn(f"passed over: {error}")
+        return False
+    return True
 
 
 def _unused(folder: Path, stem: str, taken: set[Path]) -> Path:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from sptcore.runs.demo import DEMO_WEIGHTS
+from sptcore.viz.pictures import Reading, find_pictures
 from tests.support.cli import spt
 from tests.support.training import mini_data
 from tests.support.weights import nano_weights
@@ -58,6 +61,25 @@ def test_what_comes_next_finds_the_same_data(tmp_path: Path) -> None:
     first = ran.document["next"]
     assert first == f"spt viz-selection coco --root '{tmp_path / 'my sets'}' --split train --weights {weights}"
     assert spt(*shlex.split(first)[1:]).code == 0
+
+
+def test_a_broken_image_among_others_costs_only_itself() -> None:
+    Path("some").mkdir()
+    for name, picture in zip(("a.png", "c.png"), find_pictures("sample", Reading(), limit=2), strict=True):
+        shutil.copy(picture.path, Path("some") / name)
+    Path("some/b.png").write_bytes(b"<html>")
+    ran = spt("predict", "some", "--weights", DEMO_WEIGHTS, "--conf", "0", "--out", "out", "--json")
+    assert ran.code == 3
+    assert "1 of 3 images" in ran.document["error"]["message"]
+    assert "some/b.png" in ran.document["unread"][0]
+    assert [one["name"] for one in ran.document["images"]] == ["a.png", "c.png"]
+    assert {one["image_id"] for one in json.loads(Path("out/predictions.json").read_text())} == {1, 3}
+    assert "some/b.png" in ran.err
+    for name in ("a.png", "c.png"):
+        (Path("some") / name).write_bytes(b"")
+    ran = spt("predict", "some", "--weights", DEMO_WEIGHTS, "--out", "none", "--json")
+    assert ran.code == 3
+    assert not Path("none/predictions.json").exists()
 
 
 def test_nothing_found_is_said() -> None:
