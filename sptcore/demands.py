@@ -21,7 +21,7 @@ def parse_demands(text: str) -> dict[str, float]:
         except ValueError:
             raise UsageError(f"{part!r} is not FIGURE=VALUE, such as AP=.20") from None
         if not equals or ("." not in name and name not in known):
-            raise UsageError(f"no figure {part!r}", hint=did_you_mean(name, known))
+            raise UsageError(f"no figure {part!r}", hint=did_you_mean(name, known) or ", ".join(sorted(known)))
     return demands
 
 
