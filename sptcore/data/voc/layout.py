@@ -73,7 +73,11 @@ class Home:
         from sptcore.data.voc.xml import parse_annotation
 
         names: set[str] = set()
-        for path in sorted((self.path / "Annotations").glob("*.xml")):
+        folder = self.path / "Annotations"
+        for entry in sorted(os.listdir(folder)):
+            if not entry.endswith(".xml"):
+                continue
+            path = folder / entry
             data = read_regular_file(path)
             if not {name.decode("utf-8", "replace") for name in _NAME.findall(data)} <= names:
                 names.update(thing.name for thing in parse_annotation(data, path).objects if thing.name)

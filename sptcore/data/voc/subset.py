@@ -28,10 +28,10 @@ def write_subset(index: DatasetIndex, keep: Collection[int], out: Path) -> list[
     home, target = index.annotation_path.parents[2], out / _DEVKIT / _year(index)
     ids = set(keep)
     names = {os.path.splitext(record.file_name)[0] for record in index.records if record.image_id in ids}
-    written = [_copy(home, target, Path("Annotations", f"{name}.xml")) for name in sorted(names)]
+    written = _copy_all(home, target, "Annotations", [f"{name}.xml" for name in sorted(names)])
     for folder in ("SegmentationClass", "SegmentationObject"):
         masks = {Path(entry).stem: entry for entry in _listing(home / folder)}
-        written += [_copy(home, target, Path(folder, masks[name])) for name in sorted(names & masks.keys())]
+        written += _copy_all(home, target, folder, [masks[name] for name in sorted(names & masks.keys())])
     return written + _write_lists(home, target, index, names)
 
 
@@ -73,10 +73,15 @@ def _name(line: bytes) -> str:
     return listed_name(line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace"))
 
 
-def _copy(home: Path, target: Path, path: Path) -> Path:
-    (target / path).parent.mkdir(parents=True, exist_ok=True)
-    (target / path).write_bytes(read_regular_file(home / path))
-    return target / path
+def _copy_all(home: Path, target: Path, folder: str, entries: list[str]) -> list[Path]:
+    """Copy files of a folder into the folder of that name, which is made when there is any."""
+    here, there = home / folder, target / folder
+    if entries:
+        there.mkdir(parents=True, exist_ok=True)
+    copies = [(here / entry, there / entry) for entry in entries]
+    for path, copy in copies:
+        copy.write_bytes(read_regular_file(path))
+    return [copy for _, copy in copies]
 
 
 def _listing(folder: Path) -> list[str]:

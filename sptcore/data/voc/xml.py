@@ -75,25 +75,29 @@ class _Reader:
         return DataError(message, where=f"{self._path}:{self.parser.CurrentLineNumber}")
 
     def _start(self, name: str, _: dict[str, str]) -> None:
-        if not self._stack and name != "annotation":
+        stack = self._stack
+        if not stack and name != "annotation":
             raise self._fault(f"not a VOC annotation: the outermost element is <{name[:40]}>")
-        self._stack.append(name)
-        if len(self._stack) > MAX_DEPTH:
-            raise self._fault(f"elements nested more than {MAX_DEPTH} deep")
-        if self._stack == ["annotation", "object"]:
+        stack.append(name)
+        if len(stack) == 2 and name == "object":
             self.annotation.objects.append(VocObject(self.parser.CurrentLineNumber))
+        elif len(stack) > MAX_DEPTH:
+            raise self._fault(f"elements nested more than {MAX_DEPTH} deep")
         self._text.clear()
 
     def _end(self, name: str) -> None:
-        outer = self._stack[1:-1]
-        self._stack.pop()
-        text = "".join(self._text).strip()
+        stack = self._stack
+        stack.pop()
+        depth = len(stack)  # of what encloses the element that ends
+        if depth == 1 and name == "filename":
+            self.annotation.filename = self._taken()
+        elif depth == 2 and stack[1] == "size":
+            self.annotation.size[name] = self._taken()
+        elif depth == 2 and stack[1] == "object" and name in ("name", "difficult"):
+            setattr(self.annotation.objects[-1], name, self._taken())
+        elif depth == 3 and name in _CORNERS and stack[2] == "bndbox" and stack[1] == "object":
+            self.annotation.objects[-1].corners[name] = self._taken()
         self._text.clear()
-        if not outer and name == "filename":
-            self.annotation.filename = text
-        elif outer == ["size"]:
-            self.annotation.size[name] = text
-        elif outer == ["object"] and name in ("name", "difficult"):
-            setattr(self.annotation.objects[-1], name, text)
-        elif outer == ["object", "bndbox"] and name in _CORNERS:
-            self.annotation.objects[-1].corners[name] = text
+
+    def _taken(self) -> str:
+        return "".join(self._text).strip()
