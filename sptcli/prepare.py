@@ -59,7 +59,9 @@ def command(
     session.show(_document(report), *_views(report))
     _remarks(report, session)
     if check and report.problems:
-        counts = ", ".join(f"{count} {kind}" for kind, count in report.problem_counts.items())
+        counts = ", ".join(
+            f"{kind} ({count} times)" if count > 1 else kind for kind, count in report.problem_counts.items()
+        )
         raise IntegrityError(f"images that do not fit their annotations: {counts}", where=str(report.root))
     session.finish(artefacts={"data": report.root}, next=f"spt stats {options.as_typed(data, root)}")
 
