@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,6 +12,9 @@ import torch
 from torch import Tensor
 
 from sptcore.ops.backend import is_traced
+
+OrderBook = dict[tuple[int, int, int, int, torch.device], "WindowOrder"]
+_book: ContextVar[OrderBook | None] = ContextVar("sptcore.ops.windows.book", default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +74,31 @@ def effective_shift(height: int, width: int, window_size: int, shift_size: int) 
 
 
 def window_order(height: int, width: int, *, window_size: int, shift_size: int, device: torch.device) -> WindowOrder:
-    """The (cached) WindowOrder of a grid of `height` x `width` tokens."""
-    build: Callable[..., WindowOrder] = _build if is_traced() else _cached
-    return build(height, width, window_size, shift_size, device)
+    """The (cached) WindowOrder of a grid of `height` x `width` tokens.
+
+    A CUDA graph that is being captured makes its own, unless `orders_kept_in` has it: the cache may let go of what the
+    graph reads, and would hand others what only a replay computes.
+    """
+    if is_traced():
+        return _build(height, width, window_size, shift_size, device)
+    key, book = (height, width, window_size, shift_size, device), _book.get()
+    if book is not None:
+        if key not in book:
+            book[key] = _build(*key)
+        return book[key]
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return _build(*key)
+    return _cached(*key)
+
+
+@contextmanager
+def orders_kept_in(book: OrderBook) -> Iterator[None]:
+    """Inside, every WindowOrder is read from `book` or laid into it, for as long as whoever owns the book keeps it."""
+    token = _book.set(book)
+    try:
+        yield
+    finally:
+        _book.reset(token)
 
 
 def _build(height: int, width: int, window_size: int, shift_size: int, device: torch.device) -> WindowOrder:

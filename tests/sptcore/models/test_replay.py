@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+from unittest.mock import MagicMock
+from weakref import ref
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from sptcore.models.backbone import Features
 from sptcore.models.replay import Replay
 from sptcore.models.variants import build_backbone
+from sptcore.ops.attend_selected import must_not_wait
+from sptcore.ops.windows import window_order
 from tests.support.networks import randomise
 from tests.support.numerics import assert_same
 
@@ -22,6 +30,45 @@ def test_what_cannot_be_captured_is_refused():
         Replay(backbone.eval(), batch(0))
     with pytest.raises(ValueError, match="windows"):
         Replay(build_backbone("spt-nano", attention="window_gather").eval(), batch(0))
+    with pytest.raises(ValueError, match="how large"):
+        Replay(build_backbone("vit-nano").eval(), batch(0), torch.tensor([[64, 96], [50, 70]]))
+    with pytest.raises(ValueError, match="CUDA"):
+        Replay(build_backbone("vit-nano").eval(), batch(0))
+
+
+class Probe(nn.Module):
+    """Reads a window order, and notes what surrounds its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.orders, self.caches, self.waits = [], [], []
+
+    def forward(self, images: Tensor, sizes: Tensor | None) -> Features:
+        self.orders.append(ref(window_order(9, 9, window_size=7, shift_size=3, device=images.device)))
+        self.caches.append(torch.is_autocast_cache_enabled())
+        self.waits.append(not must_not_wait(images))
+        return Features({})
+
+
+def test_a_graph_owns_all_that_it_reads(monkeypatch):
+    """The warm-up's window orders serve the capture and live as long as the replay; no weight is cast into a cache."""
+    for name in ("Stream", "current_stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: nullcontext())
+    probe = Probe().eval()
+    with FakeTensorMode() as without_data, torch.inference_mode():
+        replay = Replay(probe, torch.empty(2, 3, 64, 96, device="cuda"))
+    first, *others = (order() for order in probe.orders)
+    assert first is not None
+    assert others == [first, first]
+    assert not any(probe.caches)
+    assert not any(probe.waits)
+    assert torch.is_autocast_cache_enabled()
+    with without_data:
+        replay(torch.empty(2, 3, 64, 96))  # outside of inference mode
+    del first, others, replay
+    assert probe.orders[0]() is None
 
 
 @pytest.mark.gpu

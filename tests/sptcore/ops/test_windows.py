@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sptcore.ops.windows import effective_shift, window_order, window_pieces
+from sptcore.ops.windows import effective_shift, orders_kept_in, window_order, window_pieces
 
 CPU = torch.device("cpu")
 GRIDS = [(7, 7), (14, 14), (8, 13), (1, 1), (3, 20), (21, 5), (15, 30)]
@@ -86,3 +87,25 @@ def test_pieces_cover_every_token_once_and_agree_with_the_order(size, windows):
         if piece.closed is not None:
             assert piece.closed.any()
             assert piece.closed.shape == (slots.numel() // 49, 1, 49, 49)
+
+
+def test_a_graph_under_capture_shares_no_order(monkeypatch):
+    """What is computed while capturing holds nothing before a replay, and is the graph's memory: others make theirs."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+
+    def order(device):
+        return window_order(11, 13, window_size=7, shift_size=3, device=device)
+
+    with FakeTensorMode():
+        assert order(torch.device("cuda")) is not order(torch.device("cuda"))
+    assert order(CPU) is order(CPU)  # the control
+
+
+def test_a_book_keeps_its_orders_and_serves_them():
+    book = {}
+    with orders_kept_in(book):
+        first, second = (window_order(11, 13, window_size=7, shift_size=3, device=CPU) for _ in range(2))
+        other = window_order(11, 13, window_size=7, shift_size=0, device=CPU)
+    assert first is second is not other
+    assert list(book.values()) == [first, other]
+    assert window_order(11, 13, window_size=7, shift_size=3, device=CPU) is not first
