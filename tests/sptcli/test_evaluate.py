@@ -142,6 +142,13 @@ def test_figures_are_those_of_pycocotools_on_the_saved_predictions(tmp_path: Pat
         assert figures[0] > 0.3
 
 
+def test_labels_that_are_not_there_are_data_that_is_missing(run: Run, tmp_path: Path) -> None:
+    ran = spt("evaluate", run.home, "--labels", tmp_path / "none.h5")
+    assert ran.code == 3, ran.err
+    assert "no label store" in ran.err
+    assert "none.h5" in ran.err
+
+
 def test_demands(run: Run) -> None:
     assert spt("evaluate", run.home, "--fail-under", "AP=-1,segm.AP50=-1,recall.stage3=0").code == 0
     ran = spt("evaluate", run.home, "--fail-under", "AP=.99", "--json")

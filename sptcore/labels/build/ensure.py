@@ -39,8 +39,8 @@ def ensure_labels(
 
     `labels` is a file, or "auto": the file is then looked for, and built where it is missing, at `label_path`. Several
     processes may ask at once: one builds, the others wait. `jobs` defaults to the processors this process may use.
-    Raises IntegrityError for a store of other annotations or another set of images, EnvironmentFault for a named file
-    that is not there, and what `build_labels` raises.
+    Raises IntegrityError for a store of other annotations or another set of images, DataError for a named file that is
+    not there, and what `build_labels` raises.
     """
     recipe = Recipe.of(index, strides, source)
     if str(labels) != "auto":

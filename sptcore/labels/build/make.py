@@ -105,7 +105,8 @@ def merge_labels(
 ) -> dict[str, BuildReport]:
     """Join the shards of one split, the same bytes as a build in one go; they must belong to `source`.
 
-    Raises IntegrityError for damaged, missing or foreign shards, EnvironmentFault where the output cannot be written.
+    Raises DataError for a shard that is not there, IntegrityError for damaged or foreign ones or where one is missing,
+    EnvironmentFault where the output cannot be written.
     """
     with LabelStore(shards[0]) as first:
         params = first.header.params

@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from sptcore.errors import EnvironmentFault, IntegrityError
+from sptcore.errors import DataError, EnvironmentFault, IntegrityError
 from sptcore.labels.store import schema
 
 REBUILD = "build it again: spt make-labels DATA --out {path} --force"
@@ -52,7 +52,8 @@ class Layout:
 def open_layout(path: Path) -> tuple[int, Layout]:
     """A file descriptor of the store (the caller closes it) and its layout, checked.
 
-    Raises EnvironmentFault where there is no readable file, IntegrityError where it is no store of this schema.
+    Raises DataError where there is no file, EnvironmentFault where it cannot be read, IntegrityError where it is no
+    store of this schema.
     """
     with faults_of(path):
         _check_signature(path)
@@ -74,7 +75,7 @@ def faults_of(path: Path) -> Iterator[None]:
         raise IntegrityError(str(fault), where=str(path), hint=REBUILD.format(path=path)) from fault
     except FileNotFoundError as error:
         hint = "build it: spt make-labels DATA"
-        raise EnvironmentFault("there is no label store", where=str(path), hint=hint) from error
+        raise DataError("there is no label store", where=str(path), hint=hint) from error
     except (PermissionError, IsADirectoryError) as error:
         raise EnvironmentFault(f"cannot read: {error.strerror}", where=str(path)) from error
 

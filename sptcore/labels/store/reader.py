@@ -40,7 +40,7 @@ class LabelStore:
 
     The file is opened when something is first asked for, once per process: a store may be made before workers start and
     goes to them by fork or spawn. It is read without HDF5 after that (positions in the file, no shared state). Whatever
-    is not as it was written raises IntegrityError; a file that is not there, EnvironmentFault.
+    is not as it was written raises IntegrityError; a file that is not there, DataError.
     """
 
     def __init__(self, path: str | Path) -> None:

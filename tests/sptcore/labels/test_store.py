@@ -235,7 +235,7 @@ def test_closing_is_not_the_end(stored):
 
 def test_no_store_there(tmp_path):
     store = LabelStore(tmp_path / "none.h5")  # says nothing until it is asked
-    with pytest.raises(EnvironmentFault, match="no label store"):
+    with pytest.raises(DataError, match="no label store"):
         len(store)
 
 

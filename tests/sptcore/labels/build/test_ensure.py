@@ -11,7 +11,7 @@ import pytest
 
 from sptcore.data.locate import MANIFEST, MANIFEST_SCHEMA, locate, open_index
 from sptcore.data.records import DatasetIndex
-from sptcore.errors import EnvironmentFault, IntegrityError
+from sptcore.errors import DataError, EnvironmentFault, IntegrityError
 from sptcore.labels.build import LabelPlan, Recipe, build_labels, ensure_labels, label_path, make_labels, staging
 from sptcore.labels.store import LabelStore
 from tests.support.label_stores import coco_set
@@ -125,7 +125,7 @@ def test_a_file_that_is_named(index, tmp_path, cache):
     build_labels(index, tmp_path / "mine.h5", strides=(16,))
     assert ensure_labels(index, labels=tmp_path / "mine.h5") == tmp_path / "mine.h5"
     assert ensure_labels(index, labels=str(tmp_path / "mine.h5")) == tmp_path / "mine.h5"
-    with pytest.raises(EnvironmentFault, match="no label store"):
+    with pytest.raises(DataError, match="no label store"):
         ensure_labels(index, labels=tmp_path / "none.h5")
     other = open_index(coco_set(tmp_path / "other", 20, seed=1), "train")
     with pytest.raises(IntegrityError, match="another annotation file"):

@@ -12,7 +12,7 @@ import pytest
 
 from sptcore.data.locate import open_index
 from sptcore.data.records import DatasetIndex
-from sptcore.errors import EnvironmentFault, IntegrityError
+from sptcore.errors import DataError, IntegrityError
 from sptcore.labels.build import build_labels, untrusted, verify_untrusted
 from tests.support.label_stores import coco_set
 from tests.support.listening import Listener
@@ -40,7 +40,7 @@ def test_errors_arrive_as_they_are(built, tmp_path):
     with pytest.raises(IntegrityError, match="damaged") as caught:
         verify_untrusted(tmp_path / "labels.h5", index)
     assert caught.value.where == str(tmp_path / "labels.h5")
-    with pytest.raises(EnvironmentFault, match="no label store"):
+    with pytest.raises(DataError, match="no label store"):
         verify_untrusted(tmp_path / "none.h5", index)
 
 
