@@ -16,7 +16,7 @@ from sptcli.processes import Spread, joined_here, launched
 from sptcli.session import Session
 
 if TYPE_CHECKING:
-    from sptcore.evaluation import EvaluationReport, MacsSpent
+    from sptcore.evaluation import EvaluationReport, EvaluationSettings, MacsSpent
 
 EXAMPLES = (
     "spt evaluate",
@@ -88,6 +88,9 @@ def command(
 
     Ratios are over all tokens of the split: selected, labelled, and of the labelled the share selected (recall). The
     MACs are the backbone's on these images, as it ran.
+
+    A run keeps what was found as `evaluation.json`; an upper bound or an ablation (--gt-selection, --select-ratio,
+    --packing stream) goes into a file of its own, such as `evaluation-gt-selection.json`.
     """
     from sptcore.demands import check_demands, parse_demands
     from sptcore.evaluation import EvaluationSettings, evaluate
@@ -118,10 +121,20 @@ def command(
     if save_predictions is not None:
         artefacts["predictions"] = save_predictions
     if subject is not None and subject.folder is not None:
-        artefacts["evaluation"] = subject.write_json("evaluation.json", document)
+        artefacts["evaluation"] = subject.write_json(_file_name(settings), document)
     check_demands(report, demands)
     session.finish(artefacts=artefacts, next=_next(report))
     return 0
+
+
+def _file_name(settings: EvaluationSettings) -> str:
+    """`evaluation.json` is the run as it was trained; what selects or packs otherwise has a file of its own name."""
+    changes = [
+        "gt-selection" if settings.gt_selection else None,
+        None if settings.select_ratio is None else f"select-ratio-{settings.select_ratio:g}",
+        "stream" if settings.packing == "stream" else None,
+    ]
+    return "-".join(["evaluation", *filter(None, changes)]) + ".json"
 
 
 def _next(report: EvaluationReport) -> str:

@@ -92,6 +92,29 @@ def test_ground_truth_selection_selects_the_labels(run: Run) -> None:
     assert "upper bound" in spt("evaluate", run.home, "--gt-selection").out
 
 
+def test_an_upper_bound_never_stands_where_the_result_of_the_run_does(run: Run) -> None:
+    """Neither in evaluation.json, nor in what report and compare show, which read the run's own validation."""
+    own = spt("evaluate", run.home, "--json").document
+    before = spt("compare", run.home, run.home, "--json").document
+    changes = {
+        ("--gt-selection",): ("evaluation-gt-selection.json", "ground_truth"),
+        ("--select-ratio", "0.25"): ("evaluation-select-ratio-0.25.json", "topk"),
+        ("--packing", "stream"): ("evaluation-stream.json", "gate"),
+        ("--gt-selection", "--packing", "stream"): ("evaluation-gt-selection-stream.json", "ground_truth"),
+    }
+    for flags, (name, selector) in changes.items():
+        ran = spt("evaluate", run.home, *flags, "--json")
+        assert Path(ran.document["artefacts"]["evaluation"]).name == name, ran.err
+        assert json.loads((run.home / name).read_text())["selector"] == selector
+        assert json.loads((run.home / "evaluation.json").read_text())["figures"] == own["figures"]
+    assert spt("compare", run.home, run.home, "--json").document == before
+    assert (
+        spt("evaluate", run.home, "--packing", "aligned", "--json")
+        .document["artefacts"]["evaluation"]
+        .endswith("/evaluation.json")
+    )
+
+
 def test_a_fixed_share_of_the_tokens(run: Run) -> None:
     document = spt("evaluate", run.home, "--select-ratio", "0.25", "--res", "128x128", "--json").document
     assert document["selector"] == "topk"
