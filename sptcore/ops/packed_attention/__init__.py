@@ -63,7 +63,7 @@ def kernel_limit(query: Tensor) -> str | None:
 def _attend_by_reference(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, bias: PositionBias | None, scope: str
 ) -> Tensor:
-    mask = pair_mask(pack(segment_ids(packing, scope) + 1, packing))
+    mask = None if _all_see_all(packing, scope) else pair_mask(pack(segment_ids(packing, scope) + 1, packing))
     if bias is None:
         scores = mask
     elif bias.by == "slot":
@@ -72,6 +72,14 @@ def _attend_by_reference(
         rows, columns = pack(packing.rows, packing), pack(packing.columns, packing)
         scores = bias_by_space(bias.table, mask, rows, columns, bias.window_size)
     return unpack(attend(pack(query, packing), pack(key, packing), pack(value, packing), scores), packing)
+
+
+def _all_see_all(packing: Packing, scope: str) -> bool:
+    """Whether no pair of slots is closed, as far as that can be told without waiting for a device."""
+    if scope != "image" or packing.num_tokens < packing.num_containers * packing.container_len:
+        return False
+    image_id = packing.image_id
+    return packing.grid[0] == 1 or (image_id.is_cpu and len(image_id) > 0 and bool(image_id[0] == image_id[-1]))
 
 
 def _attend_by_kernel(

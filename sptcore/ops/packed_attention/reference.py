@@ -14,8 +14,8 @@ def pair_mask(segments: Tensor) -> Tensor:
     return segments[:, :, None] == segments[:, None, :]
 
 
-def bias_by_space(table: Tensor, mask: Tensor, rows: Tensor, columns: Tensor, window_size: int) -> Tensor:
-    """Biases (B', h, L, L) by grid offset, clipped to the table's +-(M-1); -inf where `mask` is false."""
+def bias_by_space(table: Tensor, mask: Tensor | None, rows: Tensor, columns: Tensor, window_size: int) -> Tensor:
+    """Biases (B', h, L, L) by grid offset, clipped to the table's +-(M-1); -inf where a `mask` is false."""
     reach, side = window_size - 1, 2 * window_size - 1
     rows, columns = rows.int() * side, columns.int()
     dy = (rows[:, :, None] - (rows - reach * side)[:, None, :]).clamp_(0, 2 * reach * side)
@@ -23,9 +23,13 @@ def bias_by_space(table: Tensor, mask: Tensor, rows: Tensor, columns: Tensor, wi
     return _look_up(table, dy.add_(dx), mask)
 
 
-def bias_by_slot(table: Tensor, mask: Tensor, window_size: int) -> Tensor:
-    """Biases (B', h, L, L) as if the L = M^2 slots were the places of a window; -inf where `mask` is false."""
-    return _look_up(table, relative_index(window_size, table.device).expand_as(mask), mask)
+def bias_by_slot(table: Tensor, mask: Tensor | None, window_size: int) -> Tensor:
+    """Biases (B', h, L, L) as if the L = M^2 slots were the places of a window; -inf where `mask` is false.
+
+    (1, h, L, L) without a mask.
+    """
+    index = relative_index(window_size, table.device).unsqueeze(0)
+    return _look_up(table, index if mask is None else index.expand_as(mask), mask)
 
 
 def relative_index(window_size: int, device: torch.device) -> Tensor:
@@ -37,20 +41,22 @@ def relative_index(window_size: int, device: torch.device) -> Tensor:
     return dy * (2 * window_size - 1) + dx
 
 
-def _look_up(table: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+def _look_up(table: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
     """Entries of the table, and of a last one of -inf where masked: one gather makes bias and mask, (B', h, L, L)."""
-    closed = torch.cat([table.t(), table.new_full((table.shape[1], 1), -math.inf)], 1)
-    index = torch.where(mask, index, table.shape[0])
-    return closed.index_select(1, index.flatten()).view(table.shape[1], *mask.shape).transpose(0, 1)
+    entries = table.t()
+    if mask is not None:
+        entries = torch.cat([entries, table.new_full((table.shape[1], 1), -math.inf)], 1)
+        index = torch.where(mask, index, table.shape[0])
+    return entries.index_select(1, index.flatten()).view(table.shape[1], *index.shape).transpose(0, 1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, scores: Tensor) -> Tensor:
-    """(B', L, h, d) each -> (B', L, h, d); `scores` is a bool mask (B', L, L) or additive (B', h, L, L)."""
-    if scores.dtype == torch.bool:
-        scores = scores.unsqueeze(1)
-    else:
-        scores = scores.to(query.dtype)
+def attend(query: Tensor, key: Tensor, value: Tensor, scores: Tensor | None) -> Tensor:
+    """(B', L, h, d) each -> (B', L, h, d); `scores` is a bool mask (B', L, L), additive (B', h, L, L), or None."""
+    if scores is not None:
+        scores = scores.unsqueeze(1) if scores.dtype == torch.bool else scores.to(query.dtype)
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    if query.shape[0] == 0:  # scaled_dot_product_attention would cut the (zero) gradient of the biases
+    if (
+        query.shape[0] == 0 and scores is not None
+    ):  # scaled_dot_product_attention would cut the (zero) gradient of the biases
         return (value + 0 * scores.sum()).transpose(1, 2)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=scores).transpose(1, 2)
