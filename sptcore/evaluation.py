@@ -33,7 +33,7 @@ from sptcore.training.datasets import ImageDataset, WholeImage
 from sptcore.training.distributed import ALONE, Group
 from sptcore.training.evaluate import Evaluation, ImageTokens, Running, evaluate_model
 from sptcore.training.loading import default_workers
-from sptcore.training.prepare import check_serves, label_strides, open_labels, warn_of_cut_cells
+from sptcore.training.prepare import check_scores, label_strides, open_labels, warn_of_cut_cells
 from sptcore.training.threads import fitting_threads
 
 _TOLERANCE = 1e-9
@@ -263,7 +263,7 @@ def _score_model(
 def _check_task(task: Task, index: DatasetIndex, settings: EvaluationSettings) -> None:
     if settings.check_backends and task.name != "detect":
         raise UsageError("--check-backends compares two scorers of COCO's AP, and classes of images have one")
-    check_serves(task, index)
+    check_scores(task, index, of_model=settings.predictions is None)
 
 
 def _backbone_changes(backbone: AnyBackboneConfig, settings: EvaluationSettings) -> dict[str, Any]:

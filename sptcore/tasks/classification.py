@@ -31,9 +31,9 @@ class ClassificationTask:
     def refusal(self, index: DatasetIndex) -> str | None:
         """Why `index` cannot teach this task: its images need a class each."""
         if not index.records:
-            return "no image to learn from"
+            return "no image"
         without = next((record for record in index.records if record.class_id is None), None)
-        return None if without is None else f"its images have objects but no class of their own ({without.file_name})"
+        return None if without is None else f"its images have no class of their own ({without.file_name})"
 
     def in_words(self, spec: ModelSpec) -> str:
         """What is learned of each image."""

@@ -73,7 +73,7 @@ class DetectionTask:
 
     def refusal(self, index: DatasetIndex) -> str | None:
         """Why `index` cannot teach this task: it needs objects."""
-        return None if any(record.instances for record in index.records) else "no image with an object to learn from"
+        return None if any(record.instances for record in index.records) else "no image with an object"
 
     def in_words(self, spec: ModelSpec) -> str:
         """Boxes, and masks where the data has them."""

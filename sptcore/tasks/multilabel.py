@@ -31,7 +31,7 @@ class MultiLabelTask:
 
     def refusal(self, index: DatasetIndex) -> str | None:
         """Why `index` cannot teach this task: without objects no image has a label."""
-        return None if any(record.instances for record in index.records) else "no image with an object to learn from"
+        return None if any(record.instances for record in index.records) else "no image with an object"
 
     def in_words(self, spec: ModelSpec) -> str:
         """What is learned of each image."""

@@ -98,9 +98,26 @@ def check_serves(task: Task, index: DatasetIndex) -> None:
         return
     others = [name for name, other in TASKS.items() if other.refusal(index) is None]
     if not others:
-        raise DataError(reason, where=str(index.annotation_path))
+        raise DataError(f"{reason} to learn from", where=str(index.annotation_path))
     hint = " or ".join(f"--task {name}" for name in others)
     raise UsageError(f"this data cannot teach {task.name}: {reason}", where=str(index.annotation_path), hint=hint)
+
+
+def check_scores(task: Task, index: DatasetIndex, *, of_model: bool) -> None:
+    """As `check_serves` for evaluation, of a model or (not `of_model`) of a results file, whose task can be named."""
+    reason = task.refusal(index)
+    if reason is None:
+        return
+    where = f"{index.annotation_path} (split {index.split}, {len(index.records)} images)"
+    others = [name for name, other in TASKS.items() if other.refusal(index) is None]
+    if not others:
+        hint = "evaluation needs annotated images to find and score: other ones with --data, --split or --ann"
+        raise DataError(f"{reason} to evaluate on", where=where, hint=hint)
+    if of_model:
+        hint = f"evaluate on other data: --data NAME; this set is one to {' or '.join(others)}"
+        raise UsageError(f"this data cannot test a model that learned to {task.name}: {reason}", where=where, hint=hint)
+    hint = " or ".join(f"--task {name}" for name in others)
+    raise UsageError(f"this data cannot score results of {task.name}: {reason}", where=where, hint=hint)
 
 
 def open_labels(labels: str, index: DatasetIndex, progress: Progress = SILENT) -> LabelStore:

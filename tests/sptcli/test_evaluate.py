@@ -194,6 +194,19 @@ def test_a_swin_has_nothing_to_select(swin: Run) -> None:
         assert ran.code == 2, ran.err
 
 
+def test_data_without_an_object_says_what_evaluation_needs_and_where_it_looked(run: Run, tmp_path: Path) -> None:
+    root = mini_data(tmp_path / "bare")
+    path = root / "annotations" / "instances_val2017.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    (tmp_path / "found.json").write_text("[]")
+    for subject in ((run.home,), ("--predictions", tmp_path / "found.json")):
+        ran = spt("evaluate", *subject, "--data", root)
+        assert ran.code == 3, ran.err
+        for words in ("no image with an object to evaluate on", f"{path} (split val, 3 images)", "evaluation needs"):
+            assert words in ran.err
+        assert "learn" not in ran.err
+
+
 def test_other_classes_are_refused(run: Run, tmp_path: Path) -> None:
     from tests.support.miniatures import coco_document, mini_coco
 

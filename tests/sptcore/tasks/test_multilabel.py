@@ -164,7 +164,7 @@ def test_predictions_are_one_score_a_class_whatever_lies_beside_an_image() -> No
 
 
 def test_what_it_refuses() -> None:
-    assert TASK.refusal(index_of("", "")) == "no image with an object to learn from"
+    assert TASK.refusal(index_of("", "")) == "no image with an object"
     assert TASK.refusal(index_of("", "0d")) is None
     with pytest.raises(UsageError, match="no heads 'small'"):
         TASK.heads_config("small", "spt-nano")

@@ -47,7 +47,7 @@ def test_boxes_only_is_faster_rcnn_and_is_said() -> None:
 def test_nothing_to_learn_is_an_error(tmp_path: Path) -> None:
     document = coco_document()
     document["annotations"] = []
-    with pytest.raises(DataError, match="no image with an object"):
+    with pytest.raises(DataError, match="no image with an object to learn from"):
         prepare(tiny_config(mini_coco(tmp_path / "set", document)))
 
 
