@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_CAUSES = {signal.SIGTERM: "SIGTERM", signal.SIGUSR1: "SIGUSR1", signal.SIGINT: "SIGINT"}
+_HEEDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopRequest:
@@ -17,35 +17,47 @@ class StopRequest:
 
     def __init__(self, time_limit: float | None = None) -> None:
         self._deadline = None if time_limit is None else time.monotonic() + time_limit
-        self._signal: str | None = None
+        self._signal: signal.Signals | None = None
+        self._told = False
 
     @property
     def cause(self) -> str | None:
         """SIGTERM, SIGUSR1, SIGINT, "time limit", or None."""
-        if self._signal is None and self._deadline is not None and time.monotonic() >= self._deadline:
-            return "time limit"
-        return self._signal
+        if self._signal is None:
+            return "time limit" if self._deadline is not None and time.monotonic() >= self._deadline else None
+        self._told = True
+        return self._signal.name
+
+    @property
+    def untold(self) -> signal.Signals | None:
+        """A signal that came when nobody asked for the cause any more, or None."""
+        return None if self._told else self._signal
 
     def by_signal(self, number: int, frame: object) -> None:
         """Signal handler: note the first signal; a second Ctrl-C stops at once."""
-        if number == signal.SIGINT and self._signal == "SIGINT":
+        if number == signal.SIGINT and self._signal == signal.SIGINT:
             raise KeyboardInterrupt
-        self._signal = self._signal or _CAUSES[signal.Signals(number)]
+        self._signal = self._signal or signal.Signals(number)
 
 
 @contextmanager
 def stop_requests(time_limit: float | None = None) -> Iterator[StopRequest]:
-    """Turn SIGTERM, SIGUSR1 and Ctrl-C into a StopRequest while inside; off the main thread only the clock counts."""
+    """Turn SIGTERM, SIGUSR1 and Ctrl-C into a StopRequest while inside; off the main thread only the clock counts.
+
+    A signal after the last question, in the last saving of a run, is handed on to whoever heeded it before.
+    """
     request = StopRequest(time_limit)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request.by_signal) for number in _CAUSES}
+    before = {number: signal.signal(number, request.by_signal) for number in _HEEDED}
     try:
         yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if request.untold is not None and callable(before[request.untold]):
+        signal.raise_signal(request.untold)
 
 
 def parse_duration(text: str) -> float:

@@ -36,6 +36,19 @@ def test_the_first_signal_is_the_cause_and_a_second_ctrl_c_stops_at_once() -> No
         assert stop.cause == "SIGINT"
 
 
+def test_a_signal_that_nobody_asked_about_is_handed_on() -> None:
+    with pytest.raises(KeyboardInterrupt), stop_requests():
+        os.kill(os.getpid(), signal.SIGINT)
+    with stop_requests() as stop:  # the control: once it is told, it is dealt with
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.cause == "SIGINT"
+    with stop_requests():  # nobody heeds this one outside, and by itself it would end the process
+        os.kill(os.getpid(), signal.SIGUSR1)
+    with pytest.raises(ZeroDivisionError), stop_requests():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise ZeroDivisionError
+
+
 def test_the_clock_and_other_threads() -> None:
     assert StopRequest(0.0).cause == "time limit"
     assert StopRequest(3600.0).cause is None
