@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from sptcli.failures import Failure
 
@@ -86,12 +87,14 @@ def print_views(views: Iterable[Any], stream: TextIO | None = None) -> None:
         if isinstance(view, str):
             console.print(printable(view, lines=True), soft_wrap=True)
         else:
-            _fit(view, console.width)
-            console.print(view)
+            console.print(_fitted(view, console.width))
 
 
-def _fit(view: Table, width: int) -> None:
-    """Give a table that is wider than the screen columns that break between words, numbers not at all."""
+def _fitted(view: Table, width: int) -> Table | Text:
+    """A table that is wider than the screen, its columns broken between words and numbers not at all.
+
+    Where not even a long word of each column would fit, its rows as blocks of lines.
+    """
     from rich.cells import cell_len
 
     texts = [[str(column.header), *map(str, column.cells)] for column in view.columns]
@@ -99,11 +102,29 @@ def _fit(view: Table, width: int) -> None:
     words = [max((cell_len(word) for text in column for word in text.split()), default=1) for column in texts]
     gaps = NARROW_GAP * (len(natural) - 1) + 2
     if not view.show_header or sum(natural) + gaps + len(natural) - 1 <= width:
-        return
-    view.padding = (0, 1, 0, 0)
+        return view
     least = [min(longest, LONG_WORD) for longest in words]
+    if sum(least) + gaps > width:
+        return _blocks(view)
+    view.padding = (0, 1, 0, 0)
     for column, columns in zip(view.columns, shared_out(natural, least, width - gaps), strict=True):
         column.width = columns
+    return view
+
+
+def _blocks(view: Table) -> Text:
+    """A table's rows one below the other, each a block of lines `field: value`; empty cells are left out."""
+    from rich.text import Text
+
+    text = Text("\n") if view.title is None else Text(f"{view.title}\n\n")
+    fields = [str(column.header) for column in view.columns]
+    for row in zip(*(column.cells for column in view.columns), strict=True):
+        for field, cell in zip(fields, map(str, row), strict=True):
+            if cell:
+                text.append(f"{field}: " if field else "", style="bold").append(f"{cell}\n")
+        text.append("\n")
+    text.rstrip()
+    return text.append("\n")
 
 
 def shared_out(natural: Sequence[int], least: Sequence[int], available: int) -> list[int]:

@@ -62,6 +62,29 @@ def test_a_narrow_screen_breaks_tables_between_words(monkeypatch: pytest.MonkeyP
     assert origin in shown(table(names, view))
 
 
+def test_a_screen_too_narrow_for_a_table_gets_a_block_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty columns: `field: value` lines broken between words; a table that fits them stays a table."""
+    fields = ["", "select ratio", "params M", "GMACs", "GMACs r=1", "GMACs r=.25", "from"]
+    rows = [["spt-nano", "dense", 1.58, 4.934, 4.111, None, "ours, for the built-in sample"],
+            ["swin-tiny", "", 27.5, 91.88, 91.88, 0.5, "Swin Transformer"]]  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "40")
+    blocks = shown(table(fields, rows, title="models at 64 x 64"))
+    assert [line.rstrip() for line in blocks.splitlines()] == [
+        "models at 64 x 64", "",
+        "spt-nano", "select ratio: dense", "params M: 1.58", "GMACs: 4.934", "GMACs r=1: 4.111", "GMACs r=.25: -",
+        "from: ours, for the built-in sample", "",
+        "swin-tiny", "params M: 27.5", "GMACs: 91.88", "GMACs r=1: 91.88", "GMACs r=.25: 0.5", "from: Swin Transformer",
+        "",
+    ]  # fmt: skip
+    small = shown(table(fields[3:5], [row[3:5] for row in rows]))
+    assert "GMACs: " not in small
+    assert "─" in small
+    monkeypatch.setenv("COLUMNS", "100")
+    wide = shown(table(fields, rows))
+    assert "select ratio: " not in wide
+    assert "ours, for the built-in sample" in wide
+
+
 def test_columns_give_way_widest_first_and_to_their_least() -> None:
     assert shared_out([5, 40, 20], [5, 10, 10], 50) == [5, 25, 20]
     assert shared_out([5, 40, 20], [5, 10, 10], 30) == [5, 12, 13]
