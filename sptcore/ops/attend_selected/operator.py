@@ -55,7 +55,7 @@ def attend_branch(
     never wait for the device; otherwise an exact packing in plain torch.
     """
     if x.numel() == 0:
-        return x.clone()
+        return x.clone(memory_format=torch.contiguous_format)
     rule = PackingRule(window_size, shift_size, mode, container_len, scope)
     branch = Branch(
         Norm(norm[0], norm[1], norm_eps),

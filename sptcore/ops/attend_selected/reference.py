@@ -38,7 +38,7 @@ def _pass_all(x: Tensor, scale: Tensor, packing: Packing, branch: Branch, scope:
     passed = branch.norm(flat).mul_(scale.to(x.dtype).unsqueeze(-1)).to(dtype)
     for part, _, mixed in _attended(flat, scale, packing, branch, scope):
         passed.index_copy_(0, part.token_index, mixed)
-    out = torch.empty_like(flat)
+    out = torch.empty_like(flat, memory_format=torch.contiguous_format)
     for into, start, piece in zip(*(one.split(PIECE_TOKENS) for one in (out, flat, passed)), strict=True):
         torch.add(start, _project(piece, branch).to(x.dtype), out=into)
     return out.view(x.shape)

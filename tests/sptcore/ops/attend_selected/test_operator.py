@@ -113,6 +113,18 @@ def test_shapes_and_schema_are_what_the_compiler_is_told(bypass):
 
 
 @pytest.mark.parametrize("bypass", BYPASSES)
+@torch.no_grad()
+def test_the_result_lies_as_the_compiler_is_told_however_the_tokens_lie(bypass):
+    x, *rest = arguments("stream", 0.3, bypass)
+    rest[:2] = (one[:1] for one in rest[:2])
+    channels_first = x[:1].movedim(-1, 1).contiguous().movedim(1, -1)  # of one image: rows of any length apart
+    for tokens in (channels_first, channels_first[:0]):
+        found, expected = attend_whole(tokens, *rest), attend_whole(tokens.contiguous(), *rest)
+        assert found.is_contiguous()
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("bypass", BYPASSES)
 @pytest.mark.parametrize("mode", ["stream", "aligned"])
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
 @torch.no_grad()
