@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from sptcli.completion import complete
 from sptcli.flags import PANEL, Flags, global_params, print_version
 from sptcli.options import LIST_MARK
 from sptcli.session import Session
@@ -43,6 +44,7 @@ class SptCommand(TyperCommand):
         self.help = _escape(_flow(self.help or ""))
         for param in self.params:
             _name_environment(self.name or "", param)
+            complete(self.name or "", param, flag_name(param))
             if text := getattr(param, "help", None):
                 param.help = _escape(text)  # type: ignore[attr-defined]
             if getattr(param, "is_flag", False):
