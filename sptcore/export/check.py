@@ -51,7 +51,8 @@ def check_inputs(shape: tuple[int, int, int, int]) -> Iterator[tuple[str, Tensor
         chosen = [frames[(number + offset) % len(frames)] for offset in range(batch)]
         yield f"sample {number + 1}", _as_batch(chosen)
     corner = np.zeros_like(frames[0])
-    corner[: height // 2, : width // 2] = cv2.resize(frames[0], (width // 2, height // 2))
+    half = (max(1, width // 2), max(1, height // 2))
+    corner[: half[1], : half[0]] = cv2.resize(frames[0], half)
     yield "sample in the dark", _as_batch([corner] * batch)
     generator = torch.Generator().manual_seed(0)
     yield "noise", torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 import sptcore.export.operators  # noqa: F401  (a pt2 file is read back)
 from sptcore.errors import EnvironmentFault, UsageError
 from sptcore.export.graphs import Graph
+
+if TYPE_CHECKING:
+    from onnxscript import ir
 
 INPUT = "images"
 METADATA = "spt"
@@ -45,10 +48,19 @@ def capture(graph: Graph) -> ExportedProgram:
     example = torch.zeros(graph.shape, dtype=torch.uint8)
     try:
         with torch.no_grad(), _quiet():
-            return torch.export.export(graph.module, (example,), strict=False)
+            program = torch.export.export(graph.module, (example,), strict=False)
     except GuardOnDataDependentSymNode as error:
         message = "with these settings the model makes sizes that follow the image, which no exported graph can hold"
         raise UsageError(f"{message}: {str(error).splitlines()[0]}", hint="--format safetensors takes it") from error
+    _forget_folders(program)
+    return program
+
+
+def _forget_folders(program: ExportedProgram) -> None:
+    """Drop the stack traces, which name this machine's folders, branches of the program's too."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
 
 
 def write_pt2(graph: Graph, path: Path, description: dict[str, Any]) -> None:
@@ -95,8 +107,21 @@ def write_onnx(graph: Graph, path: Path, description: dict[str, Any]) -> None:
     for output in written.model.graph.outputs:
         if output.shape is not None:
             output.shape = ir.Shape(["found" if isinstance(side, ir.SymbolicDim) else side for side in output.shape])
+    _forget_making(written.model)
     written.model.metadata_props[METADATA] = json.dumps(description)
     written.save(path, external_data=False)
+
+
+def _forget_making(model: ir.Model) -> None:
+    """Drop what the exporter notes at every node and value of where it came from, a tenth of a small model's file."""
+    graph = model.graph
+    graph.metadata_props.clear()
+    for value in (*graph.inputs, *graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
 
 
 def _check_forms(program: ExportedProgram, forms: dict[Callable, Callable]) -> None:

@@ -93,10 +93,7 @@ def export(settings: ExportSettings, *, progress: Progress = SILENT) -> ExportRe
     check_exportable(loaded, resolution, settings.batch, settings.scope, captured=format != "safetensors")
     graph = build_graph(loaded, resolution=resolution, batch=settings.batch, scope=settings.scope)
     path = settings.out or Path(f"{run.name}-{'x'.join(map(str, resolution))}{SUFFIXES[format]}")
-    if path.exists() and path.samefile(run.weights):
-        raise UsageError("the file would replace the weights it is made from", where=str(path), hint="--out FILE")
-    if not path.parent.is_dir():
-        raise as_fault(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), path)
+    _check_target(path, run.weights)
     description = _describe(loaded, settings, format, graph)
     comparisons: list[Comparison] = []
     size, published = 0, True
@@ -113,19 +110,32 @@ def export(settings: ExportSettings, *, progress: Progress = SILENT) -> ExportRe
     return ExportReport(path, run.name, is_demo(run), format, published, size, description, comparisons)
 
 
+def _check_target(path: Path, weights: Path) -> None:
+    """Raise before the work what would keep the file from its place after it."""
+    if path.is_dir():
+        raise UsageError("a folder, not a file", where=f"--out {path}")
+    if path.exists() and path.samefile(weights):
+        raise UsageError("the file would replace the weights it is made from", where=str(path), hint="--out FILE")
+    if not path.parent.is_dir():
+        raise as_fault(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), path)
+    if not os.access(path.parent, os.W_OK):
+        raise as_fault(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)
+
+
 def pick_format(settings: ExportSettings) -> str:
     """The format asked for, or that of the file's ending, else onnx. Raises UsageError where the two differ."""
-    if settings.limit < 0:
-        raise UsageError(f"a difference is not below 0, {settings.limit:g} is", where="--check")
+    if not settings.limit >= 0:  # nor where it is no number
+        raise UsageError(f"a difference is at least 0, not {settings.limit:g}", where="--check")
     by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
     suffix = None if settings.out is None else settings.out.suffix.lower()
     if settings.format == "auto" and suffix is None:
         return "onnx"
-    format = by_suffix.get(suffix or "") if settings.format == "auto" else settings.format
+    if settings.format == "auto" and suffix not in by_suffix:
+        message = f"the ending {suffix!r} tells no format"
+        raise UsageError(message, where=f"--out {settings.out}", hint=f"one of {', '.join(by_suffix)}")
+    format = by_suffix[suffix or ""] if settings.format == "auto" else settings.format
     if format not in SUFFIXES:
-        raise UsageError(
-            f"no format {format or suffix!r}", hint=did_you_mean(str(format), SUFFIXES) or ", ".join(SUFFIXES)
-        )
+        raise UsageError(f"no format {format!r}", hint=did_you_mean(format, SUFFIXES) or ", ".join(SUFFIXES))
     if suffix not in (None, SUFFIXES[format]):
         raise UsageError(f"a file of format {format} ends in {SUFFIXES[format]}", where=f"--out {settings.out}")
     return format

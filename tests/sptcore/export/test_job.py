@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,20 @@ def test_a_pt2_file_needs_one_import(tmp_path: Path) -> None:
     assert "sptcore.attend_selected.default" in used
 
 
+@pytest.mark.parametrize("format", ["pt2", pytest.param("onnx", marks=needs_onnx)])
+def test_a_graph_names_no_folder_and_is_the_same_each_time(tmp_path: Path, format: str) -> None:
+    weights = classifier(tmp_path)
+    first, again = (export(ExportSettings(str(weights), out=tmp_path / f"{name}.{format}")).path for name in "ab")
+    held = first.read_bytes()
+    if format == "pt2":
+        with zipfile.ZipFile(first) as archive:
+            held = b"".join(archive.read(name) for name in archive.namelist())
+    assert b"classifier.backbone" in held, "what is searched holds text"
+    for trace in (b"stack_trace", b"graphs.py", str(Path(job.__file__).parents[2]).encode(), str(tmp_path).encode()):
+        assert trace not in held
+    assert first.read_bytes() == again.read_bytes()
+
+
 def test_weights_are_those_of_other_commands(tmp_path: Path) -> None:
     weights = classifier(tmp_path)
     report = export(ExportSettings(str(weights), resolution=(32, 96), out=tmp_path / "again.safetensors"))
@@ -129,6 +144,20 @@ def test_what_no_graph_can_hold_is_refused_by_its_setting(tmp_path: Path, settin
     assert not (tmp_path / "model.pt2").exists()
 
 
+def test_the_smallest_frame(tmp_path: Path) -> None:
+    weights = classifier(tmp_path)
+    report = export(ExportSettings(str(weights), resolution=(1, 1), out=tmp_path / "one.safetensors"))
+    assert report.description["input"]["shape"] == [1, 3, 1, 1]
+    assert report.largest == 0
+
+
+def test_a_folder_in_its_place_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_WRITERS", {})
+    (tmp_path / "model.pt2").mkdir()
+    with pytest.raises(UsageError, match="folder"):
+        export(ExportSettings(str(classifier(tmp_path)), out=tmp_path / "model.pt2"))
+
+
 def test_a_vit_takes_whole_multiples_of_32(tmp_path: Path) -> None:
     weights = nano_weights(tmp_path / "vit.safetensors", variant="vit-nano", task="classify")
     with pytest.raises(UsageError, match="32") as refused:
@@ -154,7 +183,9 @@ def test_the_format_follows_the_ending() -> None:
         ExportSettings(format="onnx", out=Path("a.pt2")),
         ExportSettings(out=Path("a.zip")),
         ExportSettings(format="tflite"),
+        ExportSettings(out=Path("a")),
         ExportSettings(limit=-1),
+        ExportSettings(limit=float("nan")),
     ):
         with pytest.raises(UsageError):
             pick_format(settings)
