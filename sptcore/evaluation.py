@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -27,6 +27,7 @@ from sptcore.runs.device import pick_device
 from sptcore.runs.models import LoadedModel, load_model, parse_spec
 from sptcore.tasks import TASKS
 from sptcore.tasks.base import BlockCounts, Result, Scores, Scoring, Task
+from sptcore.tasks.classes import match_data, renumbered
 from sptcore.tasks.coco_metrics import BACKENDS
 from sptcore.training.config import format_for, make_config
 from sptcore.training.datasets import ImageDataset, WholeImage
@@ -226,7 +227,10 @@ def _score_model(
     loaded = load_model(run, device=device, **_backbone_changes(parse_spec(run.info).backbone, settings))
     if settings.task not in (None, loaded.task.name):
         raise UsageError(f"this model was trained to {loaded.task.name}; --task is for a results file")
-    names = _shared_classes(loaded, index, progress)
+    names = {one.category_id: one.name for one in index.categories}
+    match = match_data(loaded.spec, index)
+    if not match.is_whole:
+        progress.warn(match.in_words())
     _check_task(loaded.task, index, settings)
     backbone = loaded.spec.backbone
     if backbone.packing_in_use == "stream" and settings.batch > 1:
@@ -237,7 +241,13 @@ def _score_model(
     dataset = _dataset(loaded, index, res, settings, progress)
     with fitting_threads(res, device):
         evaluation = evaluate_model(
-            loaded.task, loaded.model, loaded.spec, dataset, index, running=running, progress=progress
+            loaded.task,
+            loaded.model,
+            renumbered(loaded.spec, match),
+            dataset,
+            index,
+            running=running,
+            progress=progress,
         )
     if not settings.group.is_leader:
         return EvaluationReport(str(run.weights), loaded.task.name, data, settings.split, evaluation.images, {}, names)
@@ -299,26 +309,6 @@ def _asked(settings: EvaluationSettings) -> str:
         "--packing": settings.packing is not None,
     }
     return ", ".join(flag for flag, given in flags.items() if given)
-
-
-def _shared_classes(loaded: LoadedModel, index: DatasetIndex, progress: Progress) -> dict[int, str]:
-    """Names of the data's classes. Raises DataError when the model shares none of them."""
-    model, data = dict(loaded.spec.categories), {one.category_id: one.name for one in index.categories}
-    shared = {category_id for category_id, name in data.items() if model.get(category_id) == name}
-    if not shared:
-        raise DataError(
-            f"the model's classes ({_some(model)}) are not those of the data ({_some(data)})",
-            where=str(index.annotation_path),
-            hint="evaluate on the data it was trained on, or train on this",
-        )
-    if len(shared) < len(data):
-        progress.warn(f"{len(data) - len(shared)} of {len(data)} classes of the data are unknown to the model")
-    return data
-
-
-def _some(names: Mapping[int, str]) -> str:
-    listed = [f"{category_id} {name}" for category_id, name in list(names.items())[:4]]
-    return ", ".join(listed) + (" ..." if len(names) > 4 else "")
 
 
 def _dataset(

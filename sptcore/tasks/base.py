@@ -94,6 +94,9 @@ class ModelSpec:
         )
 
 
+NO_CLASS = -(2**63)
+"""Stands in `ModelSpec.categories` for the id of a class that the data at hand does not know: never in a result."""
+
 Result = dict[str, Any]
 """One entry of a results file in COCO's form: `image_id`, `category_id`, `score`, where there are any `bbox` (x, y,
 width, height in pixels of the file) and `segmentation` (compressed run lengths)."""

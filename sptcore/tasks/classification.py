@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sptcore.data.records import DatasetIndex
 from sptcore.models.backbone import Features
-from sptcore.tasks.base import Batch, ModelSpec, Outcome, Result, Scores, Scoring, selection_losses
+from sptcore.tasks.base import NO_CLASS, Batch, ModelSpec, Outcome, Result, Scores, Scoring, selection_losses
 from sptcore.tasks.classifying import ImageClassifier, classified, pooled_head
 
 KIND = "class"
@@ -92,10 +92,10 @@ def _share(hits: Sequence[bool]) -> float:
 
 
 def _entries(image_id: int, logits: Tensor, spec: ModelSpec) -> list[Result]:
-    """Equal logits rank in the order of the classes."""
+    """Equal logits rank in the order of the classes; those of NO_CLASS take no place."""
     scores = torch.softmax(logits.double(), dim=0)
-    order = torch.sort(logits.cpu(), descending=True, stable=True).indices[:BEST].tolist()
+    order = torch.sort(logits.cpu(), descending=True, stable=True).indices.tolist()
     return [
         {"image_id": image_id, "category_id": spec.categories[number][0], "score": float(scores[number])}
-        for number in order
+        for number in [one for one in order if spec.categories[one][0] != NO_CLASS][:BEST]
     ]

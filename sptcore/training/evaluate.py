@@ -13,6 +13,7 @@ from sptcore.data.records import DatasetIndex
 from sptcore.models.backbone import Features
 from sptcore.progress import SILENT, Progress, track
 from sptcore.tasks.base import (
+    NO_CLASS,
     Batch,
     BlockCounts,
     ModelSpec,
@@ -135,7 +136,8 @@ def evaluate_model(
 @torch.inference_mode()
 def _predict(task: Task, model: nn.Module, batch: Batch, spec: ModelSpec, number: int) -> _Part:
     predictions, features = task.predict(model, batch, spec)
-    found = dict(zip(batch.image_ids, predictions, strict=True))
+    known = [[entry for entry in image if entry["category_id"] != NO_CLASS] for image in predictions]
+    found = dict(zip(batch.image_ids, known, strict=True))
     return _Part(number, found, block_counts(features, batch.select_labels), _image_tokens(batch, features))
 
 

@@ -14,6 +14,7 @@ from sptcore.profiling.macs import backbone_macs
 from sptcore.runs import Run
 from sptcore.runs.demo import DEMO_WEIGHTS
 from tests.support.cli import spt, spt_process
+from tests.support.miniatures import coco_document, mini_coco
 from tests.support.training import mini_data, tiny_run
 
 
@@ -208,14 +209,57 @@ def test_data_without_an_object_says_what_evaluation_needs_and_where_it_looked(r
 
 
 def test_other_classes_are_refused(run: Run, tmp_path: Path) -> None:
-    from tests.support.miniatures import coco_document, mini_coco
-
     document = coco_document()
     for category in document["categories"]:
         category["name"] += " of another kind"
     ran = spt("evaluate", run.home, "--data", mini_coco(tmp_path / "set", document))
     assert ran.code == 3
     assert "of another kind" in ran.err
+
+
+def renamed(tmp_path: Path, categories: list[dict[str, object]], number: dict[int, int]) -> Path:
+    """The miniature set with other `categories`, its objects renumbered."""
+    document = coco_document() | {"categories": categories}
+    for annotation in document["annotations"]:
+        annotation["category_id"] = number[annotation["category_id"]]
+    return mini_coco(tmp_path, document)
+
+
+def test_classes_are_matched_by_name_where_their_ids_differ(run: Run, tmp_path: Path) -> None:
+    """The same objects under other ids, 0 the name of another class: the same figures, results under the data's ids."""
+    own, number = tmp_path / "own.json", {0: 3, 3: 70}
+    before = spt("evaluate", run.home, "--save-predictions", own, "--json").document
+    names = [{"id": 0, "name": "dog"}, {"id": 3, "name": "cup"}, {"id": 70, "name": "café ☕"}]
+    data, saved = renamed(tmp_path / "set", names, number), tmp_path / "saved.json"
+    ran = spt("evaluate", run.home, "--data", data, "--save-predictions", saved, "--json")
+    assert ran.code == 0, ran.err
+    assert "2 of the data's 3 classes matched by name (2 under another id)" in ran.err
+    assert "the model does not know dog, which count as missed" in ran.err
+    expected = [one | {"category_id": number[one["category_id"]]} for one in json.loads(own.read_text())]
+    assert len(expected) > 1
+    assert json.loads(saved.read_text()) == expected
+    assert ran.document["figures"] == before["figures"]
+    per_class = before["scores"]["bbox"]["per_class"]
+    assert ran.document["scores"]["bbox"]["per_class"] == {"0": -1.0, "3": per_class["0"], "70": per_class["3"]}
+    assert spt("evaluate", "--predictions", saved, "--data", data).code == 0
+
+
+def test_voc_weights_on_coco_answer_for_the_classes_of_equal_name(tmp_path: Path) -> None:
+    """VOC's aeroplane is not taken for COCO's airplane, nor class 1 of one for class 1 of the other."""
+    voc = [{"id": 1, "name": "aeroplane"}, {"id": 8, "name": "cat"}, {"id": 15, "name": "person"}]
+    coco = [{"id": 1, "name": "person"}, {"id": 5, "name": "airplane"}, {"id": 17, "name": "cat"}]
+    run = tiny_run(tmp_path / "run", renamed(tmp_path / "voc", voc, {0: 1, 3: 15}), max_steps=2).run
+    data, saved = renamed(tmp_path / "coco", coco, {0: 5, 3: 1}), tmp_path / "saved.json"
+    ran = spt("evaluate", run.home, "--data", data, "--save-predictions", saved, "--json")
+    assert ran.code == 0, ran.err
+    for words in ("2 of the data's 3 classes matched by name (2 under another id)", "does not know airplane, which",
+                  "does not know aeroplane, which are left out", "'airplane' is not 'aeroplane'"):  # fmt: skip
+        assert words in " ".join(ran.err.split())
+    found = {one["category_id"] for one in json.loads(saved.read_text())}
+    assert found
+    assert found <= {1, 17}
+    assert ran.document["class_names"] == {"1": "person", "5": "airplane", "17": "cat"}
+    assert ran.document["scores"]["bbox"]["per_class"]["5"] == 0.0
 
 
 def test_errors_are_explained(run: Run, data: Path, tmp_path: Path) -> None:
