@@ -30,6 +30,7 @@ from sptcore.data.sparse.publish import (
     Placing,
     check_files,
     place_images,
+    set_around,
     split_document,
     verdicts,
     write_manifest,
@@ -174,6 +175,9 @@ class _Build:
             raise UsageError(
                 "the output would replace its own input", where=here, hint="choose another folder with --out"
             )
+        if (outer := set_around(target)) is not None:
+            message = f"the output lies inside {outer}, which make-sparse wrote and which would then look damaged"
+            raise UsageError(message, where=here, hint=f"choose a folder outside of it: --out {outer}-{target.name}")
         if out.exists():
             self._check_existing()
         if not os.access(out.parent, os.W_OK | os.X_OK):

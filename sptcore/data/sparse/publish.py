@@ -16,10 +16,11 @@ from typing import Any, Literal
 from sptcore import __version__
 from sptcore.data.format import Source
 from sptcore.data.images import check_file_name, find_image
-from sptcore.data.locate import MANIFEST, MANIFEST_SCHEMA
+from sptcore.data.locate import MANIFEST, MANIFEST_SCHEMA, read_manifest
 from sptcore.data.records import DatasetIndex, Dropped
 from sptcore.data.sparse.measure import BlockMeasure, ImageMeasure
 from sptcore.data.sparse.rule import KEPT, OVER_LIMIT, REASONS, SparseRule
+from sptcore.data.sparse.shards import SHARD_FILE
 from sptcore.errors import DataError, EnvironmentFault, IntegrityError
 from sptcore.files import sha256_of
 from sptcore.progress import Progress, track
@@ -133,6 +134,18 @@ def write_manifest(
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="ascii")
     return manifest
+
+
+def set_around(target: Path) -> Path | None:
+    """The nearest folder above `target` that is a set or a part of one, of this version or a later one."""
+    return next((folder for folder in target.parents if (folder / SHARD_FILE).is_file() or _is_set(folder)), None)
+
+
+def _is_set(folder: Path) -> bool:
+    try:
+        return read_manifest(folder) is not None
+    except DataError:
+        return True
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:

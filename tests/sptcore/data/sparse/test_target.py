@@ -74,6 +74,27 @@ def test_the_input_is_no_output(root: Path, tmp_path: Path) -> None:  # 53
     assert tree(root) == before
 
 
+def test_a_set_inside_another_one_is_refused(root: Path, tmp_path: Path) -> None:
+    """The outer one would look damaged: its manifest names every file below it."""
+    out, part = tmp_path / "out", tmp_path / "part"
+    make(root, out)
+    make(root, part, shard=(1, 2))
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "link").symlink_to(out)
+    for outer in (out, out / "annotations", part, tmp_path / "link"):
+        for force in (False, True):
+            with pytest.raises(UsageError, match="would then look damaged") as caught:
+                make(root, outer / "inner", force=force)
+            assert caught.value.where == str(outer / "inner")
+            assert "--out" in (caught.value.hint or "")
+    with pytest.raises(EnvironmentFault, match="its files as its manifest says"):
+        make(root, out)
+    make(root, tmp_path / "plain" / "inner")
+    (out / "manifest.json").write_text('{"schema": "spt.sparse-set/99"}')
+    with pytest.raises(UsageError, match="would then look damaged"):
+        make(root, out / "inner")
+
+
 def test_two_builders(root: Path, tmp_path: Path) -> None:  # 55
     out = tmp_path / "out"
     with build_lock(out):
