@@ -127,7 +127,7 @@ def _heatmaps(facts: RunFacts, images: int, missing: list[str], progress: Progre
     except SptError as error:
         missing.append(f"no heat maps: {error}")
         return f'<p class="soft">Not shown: {escape(str(error))}</p>'
-    return _grid([picture(one.figure, jpeg=True) for one in seen])
+    return _grid([picture(one.figure) for one in seen])
 
 
 def _pictures(facts: RunFacts, images: int) -> list[Picture]:

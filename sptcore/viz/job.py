@@ -142,7 +142,7 @@ def _page(watchers: Sequence[Watcher], figures: Sequence[tuple[Image.Image, Show
     sections = [
         section(
             image.image.name,
-            picture(figure, jpeg=True),
+            picture(figure),
             table(list(image.blocks[0]), [list(row.values()) for row in image.blocks]),
         )
         for figure, image in figures

@@ -33,7 +33,8 @@ def test_demo_leaves_everything_it_names(tmp_path: Path) -> None:
         with Image.open(picture) as image:
             assert image.width > 500
     page = (home / "report.html").read_text()
-    assert page.count("data:image/png;base64") == len(list((home / "heatmaps").iterdir())) > 0
+    assert page.count("data:image/webp;base64") == len(list((home / "heatmaps").iterdir())) > 0
+    assert len(page) < 2_000_000
     assert "http://" not in page
     assert "https://" not in page
     assert json.loads((home / "result.json").read_text()) == ran.document["entrants"]

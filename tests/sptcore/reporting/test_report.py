@@ -34,7 +34,7 @@ def test_the_page_of_a_run_stands_alone_and_shows_everything(tmp_path: Path) -> 
         "Log",
     ]
     assert html.count("<svg") >= 6
-    assert html.count("data:image/jpeg;base64,") == 2
+    assert html.count("data:image/webp;base64,") == 2
     assert not re.search(r'(?:src|href)="(?!data:)', html)
     assert "best weights of step 20" in html
     assert "done &lt;at last&gt;" in html

@@ -36,7 +36,7 @@ def test_pictures_page_and_arrays(weights: Path, tmp_path: Path) -> None:
     assert [image.file.name for image in report.images] == [f"{stem}-selection.png" for stem in stems]
     assert all(Image.open(image.file).width > 800 for image in report.images)
     html = output.page.read_text(encoding="utf-8") if output.page else ""
-    assert html.count("data:image/jpeg;base64") == 2
+    assert html.count("data:image/webp;base64") == 2
     arrays = np.load(tmp_path / "arrays.npz")
     for image in report.images:
         blocks = [
