@@ -36,7 +36,9 @@ def command(
         str | None, typer.Option("--data", metavar="DATA", help="a data set; without it the run's own")
     ] = None,
     split: options.Split = "val",
-    labels: Annotated[str, typer.Option("--labels", metavar="FILE", help="auto (found or built), or a file")] = "auto",
+    labels: Annotated[
+        str, typer.Option("--labels", metavar="FILE", help="auto (the run's own, found or built), or a file")
+    ] = "auto",
     root: options.Root = None,
     ann: options.Ann = None,
     format: options.Format = "auto",

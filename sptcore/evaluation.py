@@ -16,7 +16,6 @@ from sptcore.data.locate import open_index
 from sptcore.data.rasterize import is_below, object_ratio
 from sptcore.data.records import DatasetIndex
 from sptcore.errors import DataError, IntegrityError, UsageError, did_you_mean
-from sptcore.labels.build import SOURCES
 from sptcore.models.effect import check_effect
 from sptcore.models.selectors import FIXED_RATIO
 from sptcore.models.variants import AnyBackboneConfig, config_from_dict
@@ -29,12 +28,12 @@ from sptcore.tasks import TASKS
 from sptcore.tasks.base import BlockCounts, Result, Scores, Scoring, Task
 from sptcore.tasks.classes import match_data, renumbered
 from sptcore.tasks.coco_metrics import BACKENDS
-from sptcore.training.config import format_for, make_config
+from sptcore.training.config import TrainConfig, format_for, make_config
 from sptcore.training.datasets import ImageDataset, WholeImage
 from sptcore.training.distributed import ALONE, Group
 from sptcore.training.evaluate import Evaluation, ImageTokens, Running, evaluate_model
 from sptcore.training.loading import default_workers
-from sptcore.training.prepare import check_scores, label_strides, open_labels, warn_of_cut_cells
+from sptcore.training.prepare import check_scores, label_strides, open_judging_labels, warn_of_cut_cells
 from sptcore.training.threads import fitting_threads
 
 _TOLERANCE = 1e-9
@@ -153,6 +152,7 @@ def evaluate(
         raise UsageError("a results file selects nothing: --gt-selection, --select-ratio and --packing are for a model")
     if settings.task is not None and settings.task not in TASKS:
         raise UsageError(f"no task '{settings.task}'", hint=did_you_mean(settings.task, TASKS) or ", ".join(TASKS))
+    own = None if run is None or run.folder is None or settings.data is not None else _trained(run)
     settings = _on_data(run, settings)
     data = settings.data or "sample"
     index = open_index(
@@ -171,7 +171,7 @@ def evaluate(
         report = _score_file(settings.predictions, index, data, settings)
     else:
         assert run is not None
-        report = _score_model(run, index, data, settings, progress)
+        report = _score_model(run, own, index, settings, progress)
     return replace(report, found_by=_found_by(settings))
 
 
@@ -196,7 +196,7 @@ def _with_data(run: Run | None, settings: EvaluationSettings) -> EvaluationSetti
         raise UsageError("a results file needs a data set to be scored on", hint="add --data NAME")
     if run.folder is None:
         return replace(settings, data=str(run.info.notes.get("data") or "sample"))
-    trained = make_config(run.config.get("train", {}), where=str(run.home / "config.toml"))
+    trained = _trained(run)
     return replace(
         settings,
         data=trained.val_data or trained.data,
@@ -204,8 +204,11 @@ def _with_data(run: Run | None, settings: EvaluationSettings) -> EvaluationSetti
         ann=settings.ann or trained.val_ann,
         format=trained.format if settings.format == "auto" else settings.format,
         size=settings.size or trained.size,
-        labels=trained.labels if settings.labels == "auto" and trained.labels in SOURCES else settings.labels,
     )
+
+
+def _trained(run: Run) -> TrainConfig:
+    return make_config(run.config.get("train", {}), where=str(run.home / "config.toml"))
 
 
 def _score_file(path: Path, index: DatasetIndex, data: str, settings: EvaluationSettings) -> EvaluationReport:
@@ -221,9 +224,10 @@ def _score_file(path: Path, index: DatasetIndex, data: str, settings: Evaluation
 
 
 def _score_model(
-    run: Run, index: DatasetIndex, data: str, settings: EvaluationSettings, progress: Progress
+    run: Run, own: TrainConfig | None, index: DatasetIndex, settings: EvaluationSettings, progress: Progress
 ) -> EvaluationReport:
-    device = pick_device(settings.device)
+    """Evaluate a model; `own` are the settings of its run, where it is evaluated on that run's data."""
+    device, data = pick_device(settings.device), settings.data or "sample"
     loaded = load_model(run, device=device, **_backbone_changes(parse_spec(run.info).backbone, settings))
     if settings.task not in (None, loaded.task.name):
         raise UsageError(f"this model was trained to {loaded.task.name}; --task is for a results file")
@@ -238,7 +242,7 @@ def _score_model(
     res = settings.res or loaded.spec.resolution
     workers = default_workers(res, torch.get_num_threads()) if settings.workers is None else settings.workers
     running = Running(device, settings.batch, workers, settings.backend, settings.group)
-    dataset = _dataset(loaded, index, res, settings, progress)
+    dataset = _dataset(loaded, index, res, settings, own, progress)
     with fitting_threads(res, device):
         evaluation = evaluate_model(
             loaded.task,
@@ -312,11 +316,16 @@ def _asked(settings: EvaluationSettings) -> str:
 
 
 def _dataset(
-    loaded: LoadedModel, index: DatasetIndex, res: tuple[int, int], settings: EvaluationSettings, progress: Progress
+    loaded: LoadedModel,
+    index: DatasetIndex,
+    res: tuple[int, int],
+    settings: EvaluationSettings,
+    own: TrainConfig | None,
+    progress: Progress,
 ) -> ImageDataset:
     strides = label_strides(loaded.spec.backbone)
     warn_of_cut_cells(index, res, strides, progress)
-    labels = open_labels(settings.labels, index, progress) if strides else None
+    labels = open_judging_labels(settings.labels, own, index, progress) if strides else None
     return ImageDataset(
         index,
         WholeImage(res, index.padding),

@@ -152,6 +152,23 @@ def open_validation_labels(config: TrainConfig, index: DatasetIndex, progress: P
     return open_labels(source if made_alike else "auto", index, progress)
 
 
+def open_judging_labels(
+    labels: str, own: TrainConfig | None, index: DatasetIndex, progress: Progress = SILENT
+) -> LabelStore:
+    """The selection labels an evaluation on `index` counts by: `labels`, where "auto" means those of the run's `own`.
+
+    A run's `val_labels` count on the split it was validated on, its `labels` elsewhere, found as for its validation;
+    where a file of its is gone, labels are made from the annotations, and `progress` says so. Raises as `open_labels`.
+    """
+    if own is None or labels != "auto":
+        return open_labels(labels, index, progress)
+    named = (own.val_labels if index.split == own.val_split else None) or own.labels
+    if named not in SOURCES and not Path(named).expanduser().is_file():
+        progress.note(f"labels: made from the annotations, as the run's own are gone: {named}")
+        return open_labels("auto", index, progress)
+    return open_validation_labels(own.model_copy(update={"labels": named, "val_labels": None}), index, progress)
+
+
 def _holds(path: Path, index: DatasetIndex) -> bool:
     """Whether a label store is of `index`. Raises IntegrityError for one that is damaged."""
     with LabelStore(path) as store:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sptcore.data.locate import open_index
+from sptcore.labels.build import build_labels
 from sptcore.models.variants import backbone_config
 from sptcore.profiling.macs import backbone_macs
 from sptcore.runs import Run
@@ -70,6 +71,19 @@ def test_a_run_remembers_where_its_data_lies(tmp_path: Path) -> None:
     following = shlex.split(ran.document["next"])
     assert following[:3] == ["spt", "viz-selection", "coco"]
     assert spt(*following[1:], "--limit", "1", "--out", tmp_path).code == 0
+
+
+def test_a_run_is_judged_by_the_labels_it_was_validated_by(data: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.h5"
+    build_labels(open_index(data, "val"), mine, source="boxes")
+    run = tiny_run(tmp_path / "run", data, max_steps=1, val_labels=str(mine)).run
+    labelled = "label_ratio.stage3"
+    (validated,) = [row[f"val.{labelled}"] for row in run.metrics() if f"val.{labelled}" in row]
+    ran = spt("evaluate", run.home, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.document["figures"][labelled] == pytest.approx(validated, abs=1e-12)
+    other = spt("evaluate", run.home, "--labels", "masks", "--json")
+    assert other.document["figures"][labelled] < validated - 0.01
 
 
 def test_tables_for_people(run: Run) -> None:

@@ -12,8 +12,9 @@ from sptcore.labels.build import build_labels
 from sptcore.models.variants import backbone_config
 from sptcore.progress import Silent
 from sptcore.runs import new_run
+from sptcore.training.config import TrainConfig
 from sptcore.training.loop import check_resumable
-from sptcore.training.prepare import label_strides, prepare
+from sptcore.training.prepare import label_strides, open_judging_labels, prepare
 from tests.support.miniatures import coco_document, mini_coco
 from tests.support.samples import samples_root
 from tests.support.training import mini_data, tiny_config
@@ -137,6 +138,31 @@ def test_labels_made_for_the_validation_follow_the_rule_of_the_file(tmp_path: Pa
     made = prepare(tiny_config(root, labels=str(train))).val.labels
     assert made is not None
     assert made.header.params["source"] == "boxes"
+
+
+def test_a_run_is_judged_by_the_labels_of_its_own_validation(tmp_path: Path) -> None:
+    """`auto` means the run's: `val_labels` on its validation split, its `labels` elsewhere, by the rule where gone."""
+    root, train, mine = two_splits(tmp_path / "set"), tmp_path / "train.h5", tmp_path / "mine.h5"
+    build_labels(open_index(root, "train"), train, source="boxes")
+    build_labels(open_index(root, "val"), mine, source="boxes")
+    own = tiny_config(root, labels=str(train), val_labels=str(mine))
+
+    def judged(split: str, labels: str = "auto", own: TrainConfig | None = own) -> tuple[str, str, str]:
+        listener = Listener()
+        store = open_judging_labels(labels, own, open_index(root, split), listener)
+        return store.path.name, store.header.params["source"], " ".join(listener.lines)
+
+    assert judged("val")[:2] == ("mine.h5", "boxes")
+    assert judged("train")[:2] == ("train.h5", "boxes")
+    assert judged("val", "masks")[1] == "masks"
+    assert judged("val", own=None)[1] == "auto"
+    by_rule = own.model_copy(update={"labels": "masks", "val_labels": "boxes"})
+    assert [judged(split, own=by_rule)[1] for split in ("val", "train")] == ["boxes", "masks"]
+    build_labels(open_index(root, "train"), mine, source="boxes", force=True)
+    name, source, said = judged("val")
+    assert (name != "mine.h5", source, "as " + str(mine) + " does not hold" in said) == (True, "boxes", True), said
+    mine.unlink()
+    assert judged("val")[1:] == ("auto", f"labels: made from the annotations, as the run's own are gone: {mine}")
 
 
 def test_labels_that_are_not_those_of_the_validation_are_refused_when_named(tmp_path: Path) -> None:
