@@ -34,8 +34,10 @@ def inputs(ratio: float = 0.4, grid: tuple[int, int] = (29, 37)) -> tuple[Tensor
 
 
 def a_block(selection: Selection, bypass: str, mode: str = "aligned", **settings) -> Block:
-    """A block of random weights in evaluation that selects just that."""
-    return our_block(Fixed(selection.mask, selection.logits), 3, bypass=bypass, eval_packing=mode, **settings)
+    """A block of random weights in evaluation that selects just that; its two norms can be told apart by their eps."""
+    block = our_block(Fixed(selection.mask, selection.logits), 3, bypass=bypass, eval_packing=mode, **settings)
+    block.norm2.eps = 0.1
+    return block
 
 
 def branch_of(block: Block) -> Branch:
