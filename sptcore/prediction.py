@@ -120,8 +120,7 @@ def predict(
     _check(source, settings)
     run = open_weights(settings.weights)
     loaded = load_model(run, device=pick_device(settings.device))
-    if getattr(loaded.spec.backbone, "selector", "") == "ground_truth":
-        raise UsageError("this model selects by labels, which a lone image has not", hint="spt evaluate")
+    loaded.require_own_selection()
     demo = is_demo(run)
     if demo and settings.weights == "auto":
         progress.note("no run with weights: the bundled demo weights, trained on the sample, look instead")

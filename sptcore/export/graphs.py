@@ -117,8 +117,7 @@ def check_exportable(
     config, takes = loaded.spec.backbone, "--format safetensors takes it"
     if scope not in SCOPES:
         raise UsageError(f"no scope {scope!r}", hint=" or ".join(SCOPES))
-    if getattr(config, "selector", "") == "ground_truth":
-        raise UsageError("this model selects by labels, which a lone image has not", hint="spt evaluate")
+    loaded.require_own_selection()
     if not captured:
         if batch != 1 or scope != "model":
             raise UsageError("a safetensors file holds the weights of the whole model", where="--batch, --scope")

@@ -28,6 +28,11 @@ class LoadedModel:
     model: nn.Module
     info: WeightsInfo
 
+    def require_own_selection(self) -> None:
+        """Raise UsageError where the model selects by labels, which a lone image has not."""
+        if self.spec.backbone.selector == "ground_truth":
+            raise UsageError("this model selects by labels, which a lone image has not", hint="spt evaluate")
+
 
 def load_model(run: Run, *, device: torch.device | str = "cpu", **backbone: Any) -> LoadedModel:
     """The model of a run or a weights file; `backbone` settings replace those it was trained with.
