@@ -203,7 +203,7 @@ def test_a_gradient_is_refused():
         attend_selected(x, selection, branch, PackingRule(7, 0, "stream", 49), impl="kernel")
 
 
-BACKBONES = [{}, {"bypass": "proj"}, {"ffn": "selected", "selector": "random"}]
+BACKBONES = [{}, {"bypass": "proj"}, {"ffn": "selected", "selector": "topk", "topk_score": "l2"}]
 
 
 @pytest.mark.parametrize("settings", BACKBONES, ids=str)
