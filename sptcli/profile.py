@@ -156,7 +156,10 @@ def _remarks(report: Any) -> list[str]:
         where = report.environment
         rounds = " and ".join(str(count) for count in sorted({timing.rounds for timing in timed}))
         stalled = max(timing.stalled_rounds for timing in timed)
-        remarks.append(f"timed: {rounds} interleaved rounds on {where['device']}, {where['threads']} threads, median")
+        sets = "the same input" if report.input_sets == 1 else f"{report.input_sets} input sets in turn"
+        remarks.append(
+            f"timed: {rounds} interleaved rounds on {where['device']}, {where['threads']} threads, {sets}, median"
+        )
         if stalled:
             remarks.append(
                 f"in up to {stalled} of {rounds} rounds threads waited for a busy processor: trust CPU ms more"

@@ -11,7 +11,7 @@ from sptcore.models.selectors import bound_note
 from sptcore.profiling.counted import Counted
 from sptcore.profiling.macs import GROUPINGS, group_costs, total
 from sptcore.profiling.passes import Pass
-from sptcore.profiling.subjects import Built, Case, Setting, Subject, heads_name
+from sptcore.profiling.subjects import Built, Case, Setting, Subject, heads_name, inputs_of
 from sptcore.profiling.timing import Protocol, Timing, environment, measure, peak_memory
 from sptcore.progress import SILENT, Progress
 
@@ -86,11 +86,15 @@ class ProfileRow:
 
 @dataclass(frozen=True)
 class ProfileReport:
-    """The rows, scope after scope, and what their figures depend on."""
+    """The rows, scope after scope, and what their figures depend on.
+
+    `input_sets`: how many inputs timed passes took in turn.
+    """
 
     setting: Setting
     rows: tuple[ProfileRow, ...]
     environment: dict[str, object]
+    input_sets: int = 1
 
     def of_scope(self, scope: str) -> list[ProfileRow]:
         """The rows of one scope, in order."""
@@ -124,19 +128,21 @@ def profile(request: ProfileRequest, progress: Progress = SILENT) -> ProfileRepo
     """Count and time every selection of every subject.
 
     Rivals take turns in one process (see `timing`). Biases that are zero get small random values; masks are random
-    blobs of exactly the stated size, another one in every block.
+    blobs of exactly the stated size, another one in every block. On CUDA at least four input images take turns.
     """
     rows: list[ProfileRow] = []
     known: dict[object, Counted] = {}
+    sets = 1
     for scope in request.scopes:
         setting = replace(request.setting, scope=scope)
         builts = [Built(one, setting) for one in request.subjects]
-        cases = [Case(built, selection, setting) for built in builts for selection in built.subject.selections]
+        inputs = inputs_of(setting)
+        cases = [Case(one, selection, setting, inputs) for one in builts for selection in one.subject.selections]
         counted = _counted(cases, request.by, known, progress)
         if scope == request.scopes[0]:
-            counted = _timed(request, cases, counted, progress)
+            counted, sets = _timed(request, cases, counted, progress), len(inputs)
         rows += counted
-    return ProfileReport(request.setting, tuple(rows), environment(request.setting.device))
+    return ProfileReport(request.setting, tuple(rows), environment(request.setting.device), sets)
 
 
 def _counted(cases: list[Case], by: str, known: dict[object, Counted], progress: Progress) -> list[ProfileRow]:

@@ -16,6 +16,7 @@ from sptcore.profiling.counted import Counted, count_backbone, count_heads
 from sptcore.profiling.forced import active_windows, blob_masks, randomise_biases, shift_of, window_masks
 from sptcore.profiling.macs import Cost, DetectorShape, backbone_macs, detector_macs, spa_places, stage_grids
 from sptcore.profiling.passes import Pass, detector_outputs, inference_pass, random_regions, standing_in, training_pass
+from sptcore.profiling.rotation import Rotation, draw_inputs
 from sptcore.tasks.detection import DetectionTask
 from sptcore.tasks.detector import HEADS, HeadsConfig, build_detector
 
@@ -103,6 +104,11 @@ class Setting:
         return -(-self.height // 32) * 32, -(-self.width // 32) * 32
 
 
+def inputs_of(setting: Setting) -> tuple[Tensor, ...]:
+    """The images that passes of `setting` take in turn: one set on a CPU, on CUDA enough to outgrow its cache."""
+    return draw_inputs((setting.batch, 3, *setting.padded), setting.device, setting.seed)
+
+
 class Built:
     """A subject's network on its device, in evaluation mode: the backbone, in scope `detector` with all around it."""
 
@@ -127,13 +133,20 @@ class Built:
 
 
 class Case:
-    """One row of a profile: a network at one selection, with input, masks and regions drawn from the seed."""
+    """One row of a profile: a network at one selection, with masks and regions drawn from the seed.
 
-    def __init__(self, built: Built, selection: Selection, setting: Setting) -> None:
+    `inputs`: images (B, 3, H, W) that timed passes take in turn, those of `inputs_of` where None. What is counted does
+    not depend on them.
+    """
+
+    def __init__(
+        self, built: Built, selection: Selection, setting: Setting, inputs: Sequence[Tensor] | None = None
+    ) -> None:
         self.built, self.selection, self.setting = built, selection, setting
-        generator = torch.Generator().manual_seed(setting.seed)
+        self.inputs = inputs_of(setting) if inputs is None else tuple(inputs)
+        self.images = self.inputs[0]
+        generator = torch.Generator().manual_seed(setting.seed + 1)
         height, width = setting.padded
-        self.images = torch.randn(setting.batch, 3, height, width, generator=generator).to(setting.device)
         self.regions = random_regions(1000, height, width, generator).to(setting.device)
         config = built.subject.config
         places = () if isinstance(config, ViTConfig) and config.prunes else spa_places(config)  # these count themselves
@@ -199,30 +212,36 @@ class Case:
                 operations[name] = operations.get(name, 0) + macs
         return operations
 
-    def forward(self) -> list[Tensor]:
-        """One pass through the scope; its outputs."""
+    def forward(self, images: Tensor | None = None) -> list[Tensor]:
+        """One pass of `images` (B, 3, H, W), by default the first input, through the scope; its outputs."""
+        images = self.images if images is None else images
         if self.setting.scope == "backbone":
-            return list(self.built.backbone(self.images).maps.values())
-        return detector_outputs(self.built.model, self.built.subject.shape, self.images, self.regions)
+            return list(self.built.backbone(images).maps.values())
+        return detector_outputs(self.built.model, self.built.subject.shape, images, self.regions)
 
     def inference(self) -> Pass:
         """The pass that is timed in evaluation mode."""
-        forward = self._compiled() if self.setting.compiled else self.forward
+        forward = self._in_turn(self._compiled() if self.setting.compiled else self.forward)
         return inference_pass(self.built.backbone, self.masks, forward, self.setting.amp)
 
-    def _compiled(self) -> Callable[[], list[Tensor]]:
+    def _in_turn(self, forward: Callable[[Tensor], list[Tensor]]) -> Callable[[], list[Tensor]]:
+        rotation = Rotation(self.inputs)
+        return lambda: forward(rotation.next())
+
+    def _compiled(self) -> Callable[[Tensor], list[Tensor]]:
         """`forward` with the backbone compiled; the first call takes as long as the compiler does."""
         model, backbone = self.built.model, self.built.backbone
         compiled: nn.Module = torch.compile(backbone, dynamic=False)  # type: ignore[assignment]
 
-        def forward() -> list[Tensor]:
+        def forward(images: Tensor) -> list[Tensor]:
             if model is backbone:
-                return list(compiled(self.images).maps.values())
+                return list(compiled(images).maps.values())
             with standing_in(model, backbone, compiled):
-                return self.forward()
+                return self.forward(images)
 
         return forward
 
     def training(self) -> Pass:
         """The pass that is timed forward and backward."""
-        return training_pass(self.built.model, self.built.backbone, self.masks, self.forward, self.setting.amp)
+        forward = self._in_turn(self.forward)
+        return training_pass(self.built.model, self.built.backbone, self.masks, forward, self.setting.amp)

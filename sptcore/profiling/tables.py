@@ -158,6 +158,7 @@ def to_dict(report: ProfileReport) -> dict[str, object]:
         "convention": CONVENTION,
         "rows": [_row_dict(row) for row in report.rows],
         "miscounted": report.miscounted,
+        "input_sets": report.input_sets,
         "environment": report.environment,
     }
 
