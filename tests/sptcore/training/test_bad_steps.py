@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.amp.grad_scaler import GradScaler
 
 from sptcore.errors import NumericalError, ResourceError
-from sptcore.runs import checkpoints, load_weights, new_run
+from sptcore.runs import Run, checkpoints, load_checkpoint, load_weights, new_run
+from sptcore.training import step as step_module
 from sptcore.training.distributed import Group
 from sptcore.training.loop import fit
-from sptcore.training.step import Stepper, StepResult
+from sptcore.training.step import Stepper, StepResult, make_scaler
+from tests.support.kills import finish, start
 from tests.support.listening import Listener
-from tests.support.training import STEPS, mini_data, tiny_config
+from tests.support.training import STEPS, mini_data, tiny_config, tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +137,44 @@ def test_a_bad_step_names_the_images_of_all_processes(
     (bad,) = json.loads((run.home / "bad-batches.json").read_text())
     assert len(bad["image_ids"]) == 4
     assert bad["image_ids"][2:] == [98, 99]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_a_loss_that_is_not_finite_in_one_process_is_skipped_by_both(
+    amp: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by one that accumulates: no gradient is left over, the scale stays, all end in the same weights."""
+    take, forward, at = Stepper.__call__, Stepper._forward, {"step": -1, "pass": -1}
+
+    def begin(self: Stepper, state: Any, batches: Any) -> StepResult:
+        at.update({"step": state.step, "pass": -1})
+        return take(self, state, batches)
+
+    def poison(self: Stepper, batch: Any) -> Any:
+        at["pass"] += 1
+        outcome = forward(self, batch)
+        number = self.group.rank * (2 // self.group.world) + at["pass"]  # of the step's two
+        factor = float("nan") if (at["step"], number) in ((1, 1), (2, 0)) else 1.0
+        return replace(outcome, losses={name: loss * factor for name, loss in outcome.losses.items()})
+
+    monkeypatch.setattr(Stepper, "__call__", begin)
+    monkeypatch.setattr(Stepper, "_forward", poison)
+    scaler = (lambda config, device: GradScaler("cpu", init_scale=256.0)) if amp == "fp16" else make_scaler
+    monkeypatch.setattr(step_module, "make_scaler", scaler)  # one that no gradient overflows at
+    settings = {"amp": amp, "batch": 1, "ema": 0.9, "max_steps": 4}
+    assert finish(start(tmp_path / "two", data, settings, 2)) == [0, 0]
+    one = tiny_run(tmp_path / "one", data, accum=2, **settings).run
+    states = [load_checkpoint(run.checkpoints / "last.pt") for run in (Run(tmp_path / "two"), one)]
+    assert [state["skipped"] for state in states] == [2, 2]
+    assert [state["overflowed"] for state in states] == [0, 0]
+    assert states[0]["scaler"] == states[1]["scaler"]
+    close = (
+        {"rtol": 1e-3, "atol": 1e-3} if amp == "fp16" else {}
+    )  # half of a gradient is not half of float16's rounding
+    for part in ("model", "average"):
+        for name, tensor in states[0][part].items():
+            torch.testing.assert_close(tensor, states[1][part][name], msg=name, **close)
+    said = [line for line in (tmp_path / "two" / "log.txt").read_text().splitlines() if "not finite" in line]
+    assert len(said) == 2
+    assert all(len(re.findall(r"\d+", line.split("images")[1])) == 2 for line in said)
