@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from sptcore.data.source_file import Mark, mark_of
 from sptcore.errors import DataError, EnvironmentFault
 
 MAX_PIXELS = 100_000_000
@@ -102,10 +103,16 @@ def find_image(root: Path, file_name: str, *, follow_symlinks: bool = False) -> 
     return path
 
 
-def read_regular_file(path: Path) -> bytes:
-    """The bytes of a regular file; a folder, pipe or device is a DataError before it is opened."""
+def read_regular_file(path: Path, marks: dict[str, Mark] | None = None) -> bytes:
+    """The bytes of a regular file; a folder, pipe or device is a DataError before it is opened.
+
+    `marks` takes down how the file was, for `check_marks`.
+    """
     try:
-        _require_regular(path, os.stat(path))
+        status = os.stat(path)
+        _require_regular(path, status)
+        if marks is not None:
+            marks[os.fspath(path)] = mark_of(status)
         with Path(path).open("rb") as stream:
             return stream.read()
     except FileNotFoundError as error:

@@ -102,6 +102,7 @@ class DatasetIndex(msgspec.Struct, frozen=True):
     `annotation_path` is the file (COCO, BDD) or the folder (VOC, Tiny ImageNet) the records come from;
     `has_masks` tells whether any instance carries a segmentation. `counts` tells what was kept but is worth knowing
     ("box clipped": 3). `source_sha256` is the fingerprint of the annotation file read, "" where there are many.
+    `marks`: how each source file was when it was read (`sptcore.data.source_file.check_marks`), where there are many.
     `padding` (columns, rows): the records' sizes are those of a black canvas with the image in its upper left cell.
     """
 
@@ -116,6 +117,7 @@ class DatasetIndex(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     counts: dict[str, int] = {}
     source_sha256: str = ""
+    marks: dict[str, tuple[int, int, int, int]] = {}
     padding: tuple[int, int] = (1, 1)
 
     def image_path(self, record: ImageRecord) -> Path:

@@ -1,4 +1,4 @@
-"""An annotation file read whole: its bytes, its fingerprint, and whether it is still the same file."""
+"""An annotation file read whole: its bytes, its fingerprint, and whether it is still the same file; marks of many."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import codecs
 import hashlib
 import os
 import stat
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
 from sptcore.errors import DataError, EnvironmentFault, IntegrityError, ResourceError
 
 MAX_BYTES = 8 << 30
+
+Mark = tuple[int, int, int, int]
 
 
 class SourceFile:
@@ -29,11 +32,8 @@ class SourceFile:
 
     def check_unchanged(self) -> None:
         """Raise IntegrityError when the file on disk is no longer the one that was read."""
-        try:
-            now = os.stat(self.path)
-        except OSError as error:
-            raise IntegrityError("the file has gone while it was being read", where=str(self.path)) from error
-        if _mark(now) != _mark(self._status):
+        now = _status_now(self.path)
+        if mark_of(now) != mark_of(self._status):
             raise _changed(self.path)
 
     def check_utf8(self) -> None:
@@ -69,7 +69,7 @@ def _read(path: Path) -> tuple[bytes, os.stat_result]:
         raise ResourceError(memory_advice(path), where=str(path)) from error
     except OSError as error:
         raise DataError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
-    if _mark(after) != _mark(status) or len(data) != status.st_size:
+    if mark_of(after) != mark_of(status) or len(data) != status.st_size:
         raise _changed(path)
     return data, status
 
@@ -80,11 +80,26 @@ def memory_advice(path: Path) -> str:
     return f"not enough memory: this file needs about {(1.5 * size + (150 << 20)) / (1 << 30):.1f} GiB"
 
 
-def _mark(status: os.stat_result) -> tuple[int, int, int, int]:
+def mark_of(status: os.stat_result) -> Mark:
+    """What of a file's status changes with its content: device, inode, size in bytes, time of change in ns."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _changed(path: Path) -> IntegrityError:
+def check_marks(marks: Mapping[str, Mark]) -> None:
+    """Raise IntegrityError when one of many source files, marked by path when it was read, has changed since."""
+    for path, mark in marks.items():
+        if mark_of(_status_now(path)) != mark:
+            raise _changed(path)
+
+
+def _status_now(path: str | Path) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise IntegrityError("the file has gone while it was being read", where=str(path)) from error
+
+
+def _changed(path: str | Path) -> IntegrityError:
     return IntegrityError(
         "the file changed while it was being read", where=str(path), hint="wait until it is complete, then run again"
     )

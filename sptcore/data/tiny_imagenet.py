@@ -19,6 +19,7 @@ from pathlib import Path
 from sptcore.data.format import Source
 from sptcore.data.images import check_file_name, read_regular_file
 from sptcore.data.records import Box, Category, DatasetIndex, ImageRecord, Instance
+from sptcore.data.source_file import Mark, check_marks
 from sptcore.errors import DataError
 
 SIDE = 64
@@ -61,6 +62,7 @@ def read(source: Source, split: str) -> DatasetIndex:
         categories=reading.categories,
         records=tuple(reading.record(line, ids[at], at + 1) for at, line in enumerate(lines)),
         source_sha256=reading.digest.hexdigest(),
+        marks=reading.marks,
     )
 
 
@@ -72,15 +74,19 @@ def image_folder(index: DatasetIndex) -> Path:
 def write_subset(index: DatasetIndex, keep: Collection[int], out: Path) -> list[Path]:
     """Write the lines of the kept images into `out`, byte for byte; wnids.txt and words.txt stay whole.
 
-    Every class keeps its number, and its box file, empty if need be. Raises DataError for a source file that is gone.
+    Every class keeps its number, and its box file, empty if need be. Raises DataError for a source file that is gone,
+    IntegrityError for one that has changed since it was read.
     """
     root, ids = index.annotation_path, set(keep)
     kept = {Path(record.file_name).name for record in index.records if record.image_id in ids}
     written = [_filter(root, out, Path(name), None) for name in ("wnids.txt", "words.txt") if (root / name).is_file()]
     if index.split == "val":
-        return [*written, _filter(root, out, Path("val", _VAL_FILE), kept)]
-    wnids = _wnids(root / "wnids.txt")
-    return written + [_filter(root, out, Path("train", wnid, f"{wnid}_boxes.txt"), kept) for wnid in wnids]
+        written.append(_filter(root, out, Path("val", _VAL_FILE), kept))
+    else:
+        wnids = _wnids(root / "wnids.txt")
+        written += [_filter(root, out, Path("train", wnid, f"{wnid}_boxes.txt"), kept) for wnid in wnids]
+    check_marks(index.marks)
+    return written
 
 
 @dataclass(frozen=True)
@@ -104,15 +110,16 @@ class _Reading:
     source: Source
     split: str
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    marks: dict[str, Mark] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.root = self.source.root
         self.image_root = Path(self.source.image_roots.get(self.split, self.root / self.split))
         self.size = self.source.options.size or (SIDE, SIDE)
-        self.wnids = _wnids(self.root / "wnids.txt")
+        self.wnids = _wnids(self.root / "wnids.txt", self.marks)
         self.digest.update("\n".join(self.wnids).encode())
         self._class_ids = {wnid: number for number, wnid in enumerate(self.wnids)}
-        self.categories = _categories(self.root, self.wnids)
+        self.categories = _categories(self.root, self.wnids, self.marks)
 
     def train_lines(self) -> Iterator[_Line]:
         for number, wnid in enumerate(self.wnids):
@@ -142,7 +149,7 @@ class _Reading:
         return {os.path.splitext(name)[0]: name for name in sorted(os.listdir(path))} if path.is_dir() else None
 
     def _fields(self, path: Path, count: int) -> Iterator[tuple[str, list[str]]]:
-        data = read_regular_file(path)
+        data = read_regular_file(path, self.marks)
         self.digest.update(data)
         for number, line in enumerate(data.splitlines(), 1):
             where = f"{path}:{number}"
@@ -196,10 +203,10 @@ def _image_ids(lines: list[_Line], pattern: re.Pattern[str]) -> list[int]:
     return [(line.class_id + 1) * _IMAGES_A_CLASS + int(m[1]) for line, m in zip(lines, numbers, strict=True) if m]
 
 
-def _wnids(path: Path) -> list[str]:
+def _wnids(path: Path, marks: dict[str, Mark] | None = None) -> list[str]:
     """The WordNet ids of the classes, in the order that numbers them."""
     wnids: list[str] = []
-    for number, line in enumerate(read_regular_file(path).splitlines(), 1):
+    for number, line in enumerate(read_regular_file(path, marks).splitlines(), 1):
         wnid = line.decode("utf-8", "replace").strip()
         if not re.fullmatch(r"n\d{1,12}", wnid) or wnid in wnids:
             what = "listed twice" if wnid in wnids else "no WordNet id such as n01698640"
@@ -208,11 +215,11 @@ def _wnids(path: Path) -> list[str]:
     return wnids
 
 
-def _categories(root: Path, wnids: list[str]) -> tuple[Category, ...]:
+def _categories(root: Path, wnids: list[str], marks: dict[str, Mark]) -> tuple[Category, ...]:
     """Classes by the first of their names in words.txt, by their WordNet id where they have none or share it."""
     words: dict[str, str] = {}
     if (root / "words.txt").is_file():
-        for line in read_regular_file(root / "words.txt").decode("utf-8", "replace").splitlines():
+        for line in read_regular_file(root / "words.txt", marks).decode("utf-8", "replace").splitlines():
             wnid, _, names = line.partition("\t")
             words[wnid] = names.split(",")[0].strip()
     names = [words.get(wnid) or wnid for wnid in wnids]

@@ -19,6 +19,7 @@ from sptcore.data.format import Source
 from sptcore.data.images import find_image, read_regular_file
 from sptcore.data.ledger import Ledger
 from sptcore.data.records import DatasetIndex, ImageRecord, Instance, MaskFile
+from sptcore.data.source_file import Mark, check_marks
 from sptcore.errors import DataError
 
 CROWD_BITS = 2 | 1
@@ -31,10 +32,11 @@ def read_bitmasks(source: Source, split: str, labels: Labels) -> DatasetIndex:
     image_root = find_images(source, split, labels, [f"{stem}.jpg" for stem in stems])
     classes, digest = Classes.official(SEGMENTATION), hashlib.sha256()
     ledger = Ledger(str(labels.path), source.options.strict)
-    records = []
+    records: list[ImageRecord] = []
+    marks: dict[str, Mark] = {}
     for image_id, (name, stem) in enumerate(zip(names, stems, strict=True), 1):
         path = find_image(labels.path, name, follow_symlinks=source.options.follow_symlinks)
-        data = read_regular_file(path)
+        data = read_regular_file(path, marks)
         digest.update(data)
         pixels = _pixels(path, data)
         instances = _instances(path, pixels, image_id, ledger, len(SEGMENTATION))
@@ -50,11 +52,12 @@ def read_bitmasks(source: Source, split: str, labels: Labels) -> DatasetIndex:
         dropped=tuple(ledger.dropped),
         notes=(labels.note(),),
         source_sha256=digest.hexdigest(),
+        marks=marks,
     )
 
 
 def write_bitmasks(index: DatasetIndex, keep: Collection[int], out: Path) -> list[Path]:
-    """Copy the PNGs of the kept images, byte for byte, into `out`."""
+    """Copy the PNGs of the kept images, byte for byte, into `out`. Raises IntegrityError when one has changed."""
     ids, target = set(keep), out / subset_path(index)
     target.mkdir(parents=True, exist_ok=True)
     written = []
@@ -63,6 +66,7 @@ def write_bitmasks(index: DatasetIndex, keep: Collection[int], out: Path) -> lis
             name = os.path.splitext(record.file_name)[0] + ".png"
             (target / name).write_bytes(read_regular_file(index.annotation_path / name))
             written.append(target / name)
+    check_marks(index.marks)
     return written
 
 

@@ -18,6 +18,7 @@ from sptcore.data.format import Source
 from sptcore.data.images import find_image, image_size, read_regular_file
 from sptcore.data.ledger import Ledger, name_notes
 from sptcore.data.records import Box, DatasetIndex, ImageRecord, Instance, MaskFile
+from sptcore.data.source_file import Mark
 from sptcore.data.voc.layout import Home, read_list
 from sptcore.data.voc.subset import image_folder, write_subset
 from sptcore.data.voc.xml import VocAnnotation, VocObject, parse_annotation
@@ -49,7 +50,7 @@ def read(source: Source, split: str) -> DatasetIndex:
     home, list_path = _locate(source, split)
     names = read_list(list_path)
     reading = _Reading(home, source, split, Ledger(str(home.path), source.options.strict))
-    reading.digest.update(list_path.read_bytes())
+    reading.digest.update(read_regular_file(list_path, reading.marks))
     records = tuple(reading.record(name, image_id) for name, image_id in zip(names, _image_ids(names), strict=True))
     return DatasetIndex(
         format="voc",
@@ -63,6 +64,7 @@ def read(source: Source, split: str) -> DatasetIndex:
         notes=(*_notes(list_path, records), *name_notes(names)),
         counts=dict(reading.ledger.counts),
         source_sha256=reading.digest.hexdigest(),
+        marks=reading.marks,
     )
 
 
@@ -107,6 +109,7 @@ class _Reading:
     split: str
     ledger: Ledger
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    marks: dict[str, Mark] = field(default_factory=dict)
     _n_instances: int = 0
 
     def __post_init__(self) -> None:
@@ -122,7 +125,7 @@ class _Reading:
         """The record of the image called `name`."""
         self.ledger.image_id = image_id
         path = self._inside("Annotations", f"{name}.xml")
-        data = read_regular_file(path)
+        data = read_regular_file(path, self.marks)
         self.digest.update(data)
         annotation = parse_annotation(data, path)
         file_name = self._images.get(name) or name + _suffix(annotation.filename)
@@ -141,7 +144,7 @@ class _Reading:
         for kind, names in self._masks.items():
             if name in names:
                 path = self._inside("SegmentationObject" if kind == "voc-object" else "SegmentationClass", names[name])
-                self.digest.update(read_regular_file(path))
+                self.digest.update(read_regular_file(path, self.marks))
                 return path, kind
         return None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sptcore.data.images import read_regular_file
 from sptcore.data.records import DatasetIndex
+from sptcore.data.source_file import check_marks
 from sptcore.data.voc.layout import listed_name
 
 _DEVKIT = Path("VOCdevkit")
@@ -23,7 +24,7 @@ def write_subset(index: DatasetIndex, keep: Collection[int], out: Path) -> list[
 
     Every list of the split in Main and Segmentation is filtered, those by class too. `trainval` lists hold what was
     written of train and val so far, so that writing the splits in any order gives the same files. Returns what was
-    written. Raises DataError for a source file that is gone.
+    written. Raises DataError for a source file that is gone, IntegrityError for one that has changed since it was read.
     """
     home, target = index.annotation_path.parents[2], out / _DEVKIT / _year(index)
     ids = set(keep)
@@ -32,7 +33,9 @@ def write_subset(index: DatasetIndex, keep: Collection[int], out: Path) -> list[
     for folder in ("SegmentationClass", "SegmentationObject"):
         masks = {Path(entry).stem: entry for entry in _listing(home / folder)}
         written += _copy_all(home, target, folder, [masks[name] for name in sorted(names & masks.keys())])
-    return written + _write_lists(home, target, index, names)
+    written += _write_lists(home, target, index, names)
+    check_marks(index.marks)
+    return written
 
 
 def _write_lists(home: Path, target: Path, index: DatasetIndex, names: set[str]) -> list[Path]:

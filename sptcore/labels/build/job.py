@@ -12,7 +12,8 @@ import numpy as np
 
 from sptcore.data.lock import build_lock
 from sptcore.data.records import DatasetIndex
-from sptcore.errors import DataError, EnvironmentFault, UsageError
+from sptcore.data.source_file import check_marks
+from sptcore.errors import DataError, EnvironmentFault, IntegrityError, UsageError
 from sptcore.files import as_fault
 from sptcore.labels.build.check import check_store
 from sptcore.labels.build.crew import build_blocks
@@ -63,7 +64,8 @@ def build_labels(
 
     An existing `out` is replaced only with `force`; with `resume` a complete one is kept, and the blocks of a build
     that was stopped are used. Raises EnvironmentFault (cannot write there, built by another process), IntegrityError
-    (what is to be resumed is of another source), DataError (a mask picture is wrong), ResourceError (a worker died).
+    (what is to be resumed is of another source, a source file changed meanwhile), DataError (a mask picture is wrong),
+    ResourceError (a worker died).
     """
     started, out, recipe = time.monotonic(), Path(out), Recipe.of(index, strides, source)
     check_target(out, index, replace=force or resume)
@@ -121,6 +123,7 @@ def build_under_lock(
             build_blocks(recipe, blocks, min(jobs, len(blocks)), progress)
         finally:
             progress.finish()
+        _check_source(index, staging)
         with staging.stores() as stores:
             publish(out, staging.header, stores, staging.report, progress)
     except (DataError, ValueError):
@@ -133,6 +136,15 @@ def build_under_lock(
             staging.discard()
         raise
     staging.discard()
+
+
+def _check_source(index: DatasetIndex, staging: Staging) -> None:
+    """Raise IntegrityError where mask pictures or annotations changed meanwhile; the blocks are of no use then."""
+    try:
+        check_marks(index.marks)
+    except IntegrityError:
+        staging.discard()
+        raise
 
 
 def summarise(path: Path, *, built: bool, seconds: float = 0.0) -> BuildReport:
