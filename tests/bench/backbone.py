@@ -3,7 +3,8 @@
     python -m tests.bench.backbone                                       # Swin-T and S, batch 1 and 4: about 25 minutes
     python -m tests.bench.backbone --models t --batch 1 --res 512x320 --rounds 5
     python -m tests.bench.backbone --threads 1 --device cpu --json backbone.json
-    python -m tests.bench.backbone --models s --batch 1 --compiled       # torch.compile of three rivals too
+    python -m tests.bench.backbone --models s --batch 4
+    python -m tests.bench.backbone --models s --batch 1 --compiled       # torch.compile of four rivals too
 
 All rivals share torchvision's weights (random, no bias zero), take turns in one process, and are compared by the median
 of their rounds. Ratios against torchvision and against our own dense Swin come first, seconds second. "achieved" is the
@@ -14,11 +15,13 @@ torchvision before the clock starts: a speed-up of something else is none.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torchvision.models import swin_b, swin_s, swin_t
 
 from sptcore.models.backbone import HierarchicalBackbone
@@ -32,11 +35,13 @@ from tests.bench.contest import (
     Talking,
     draw_masks,
     finish,
+    in_turn,
+    inputs_of,
     pair,
     parser,
     protocol_of,
     provenance,
-    size_of,
+    show_sets,
     speed_ups,
     threads,
 )
@@ -44,14 +49,16 @@ from tests.bench.rivals import attention_parts, packing_shares, use_mask_only, u
 
 TORCHVISION = {"t": swin_t, "s": swin_s, "b": swin_b}
 RATIOS = (0.05, 0.15, 0.25, 0.5, 1.0)
+COMPILED = ("dense", "spt 0.25", "spt 0.25, ffn selected")
 TOLERANCE = 1e-4
 
 
 class Contest:
     """The rivals of one size and batch: calls to time, and what they multiply."""
 
-    def __init__(self, size: str, images: Tensor, *, compiled: bool = False) -> None:
-        self.images, self.compiled = images, compiled
+    def __init__(self, size: str, inputs: Sequence[Tensor], *, compiled: bool = False) -> None:
+        self.inputs, self.images, self.compiled = tuple(inputs), inputs[0], compiled
+        images = self.images
         self.calls: dict[str, Callable[[], object]] = {}
         self.macs: dict[str, int] = {}
         torch.manual_seed(0)
@@ -86,28 +93,36 @@ class Contest:
         self.macs["torchvision"] = total(self.stages(self.dense, None))[1]  # its windows are padded, as in the paper
 
     def theirs_pass(self, features: Callable[[Tensor], Tensor]) -> Callable[[], object]:
-        @torch.inference_mode()
-        def run() -> None:
-            features(self.images)
-
-        return run
+        return torch.inference_mode()(in_turn(self.inputs, features))
 
     def add(self, name: str, model: HierarchicalBackbone, ratio: float | None, *, counted: bool = True) -> None:
         masks = None if ratio is None else draw_masks(model, self.images, ratio)
 
         self.calls[name] = self.ours_pass(model, model, masks)
-        if self.compiled and name in ("dense", "spt 0.25"):
+        if self.compiled and name in COMPILED:
             self.calls[f"{name}, compiled"] = self.ours_pass(torch.compile(model, dynamic=False), model, masks)
         if counted:
             self.macs[name] = total(self.stages(model, masks))[0]
 
     def ours_pass(self, runs: Any, model: HierarchicalBackbone, masks: list[Tensor] | None) -> Callable[[], object]:
-        return inference_pass(model, masks, lambda: list(runs(self.images).maps.values()), "off")
+        forward = in_turn(self.inputs, lambda images: list(runs(images).maps.values()))
+        return inference_pass(model, masks, forward, "off")
 
     def stages(self, model: HierarchicalBackbone, masks: list[Tensor] | None) -> Any:
         counts = [mask.flatten(1).sum(1).tolist() for mask in masks or ()]
         height, width = self.images.shape[-2:]
         return backbone_macs(model.config, height, width, batch=len(self.images), counts=counts)
+
+    def compile(self) -> dict[str, dict[str, float]]:
+        """Call the compiled rivals once, before the clock starts: seconds of the first call, graphs it made."""
+        found = {}
+        for name, call in self.calls.items():
+            if name.endswith(", compiled"):
+                graphs, started = counters["stats"]["unique_graphs"], time.perf_counter()
+                call()
+                seconds = time.perf_counter() - started
+                found[name] = {"compile_s": seconds, "graphs": counters["stats"]["unique_graphs"] - graphs}
+        return found
 
     @torch.inference_mode()
     def largest_difference(self) -> float:
@@ -123,20 +138,26 @@ def drops_table(key: str, blocks: Iterable[str]) -> bool:
 
 def run_contest(size: str, batch: int, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Time all rivals of a size and batch, and say how they compare."""
-    height, width = size_of(options)
-    images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(2)).to(device)
-    contest = Contest(size, images, compiled=options.compiled)
+    torch._dynamo.reset()  # else contests add up to more graphs of one function than torch keeps
+    inputs = inputs_of(options, batch)
+    images = inputs[0]
+    contest = Contest(size, inputs, compiled=options.compiled)
     difference = contest.largest_difference()
     assert difference < TOLERANCE, f"our dense Swin is not torchvision's: largest difference {difference}"
+    compiling = contest.compile()
     title = f"swin-{size}, batch {batch}"
     times = measure(contest.calls, protocol_of(options), device=device, title=title, progress=Talking())
     spt = contest.ours(f"spt-{size}")
     shares = packing_shares(spt, draw_masks(spt, images, 0.25), images)
-    rows = {name: compare(timing, times, contest.macs.get(name), contest.macs) for name, timing in times.items()}
+    rows = {
+        name: compare(timing, times, contest.macs.get(name), contest.macs) | compiling.get(name, {})
+        for name, timing in times.items()
+    }
     return {
         "model": size,
         "batch": batch,
         "resolution": options.res,
+        "input_sets": len(inputs),
         "largest_difference": difference,
         "packing_share_0.25": sum(shares.values()),
         "packing_shares_0.25": shares,
@@ -177,6 +198,10 @@ def show(result: dict[str, Any]) -> None:
             f"{name:28}{pair(row, 'x_torchvision'):>16}{pair(row, 'x_dense'):>16}{pair(row, 'achieved'):>16}"
             f"{row['p50_s']:9.3f}{row['min_s']:9.3f}{row['max_s']:9.3f}{row['stalled_rounds']:>6}"
         )
+    for name, row in result["rows"].items():
+        if "compile_s" in row:
+            print(f"{name}: compiled in {row['compile_s']:.1f} s, {row['graphs']} graph{'s' * (row['graphs'] != 1)}")
+    show_sets(result)
     shares = ", ".join(f"{name} {100 * share:.2f} %" for name, share in result["packing_shares_0.25"].items())
     print(f"of the backbone at 0.25: {shares}; together {100 * result['packing_share_0.25']:.1f} %")
     for name, row in (result["attention_part"] or {}).items():
@@ -187,7 +212,7 @@ def show(result: dict[str, Any]) -> None:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Run the contests and write what they came to."""
     made = parser(__doc__, models="t,s", batch="1,4")
-    made.add_argument("--compiled", action="store_true", help="with torch.compile of three rivals (minutes each)")
+    made.add_argument("--compiled", action="store_true", help="with torch.compile of four rivals (minutes each)")
     options = made.parse_args(arguments)
     device = torch.device(options.device)
     with threads(options.threads):

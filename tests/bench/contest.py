@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sptcore.profiling.forced import blob_masks
 from sptcore.profiling.macs import spa_places, stage_grids
+from sptcore.profiling.rotation import Rotation, draw_inputs
 from sptcore.profiling.timing import Protocol, Timing, environment
 from sptcore.progress import Silent
 
@@ -63,6 +64,17 @@ def size_of(options: argparse.Namespace) -> tuple[int, int]:
     """(height, width) in pixels."""
     width, height = (int(side) for side in options.res.split("x"))
     return height, width
+
+
+def inputs_of(options: argparse.Namespace, batch: int) -> tuple[Tensor, ...]:
+    """Images (batch, 3, H, W) that take turns on a GPU; on a CPU one set."""
+    return draw_inputs((batch, 3, *size_of(options)), torch.device(options.device), seed=2)
+
+
+def in_turn(inputs: Sequence[Tensor], forward: Callable[[Tensor], Any]) -> Callable[[], Any]:
+    """`forward` of the next of `inputs`, at each call."""
+    rotation = Rotation(inputs)
+    return lambda: forward(rotation.next())
 
 
 def protocol_of(options: argparse.Namespace) -> Protocol:
@@ -116,6 +128,12 @@ def speed_ups(timing: Timing, times: Mapping[str, Timing], rivals: Sequence[str]
 def pair(row: Mapping[str, Any], name: str) -> str:
     """A figure by wall, and in brackets by processor time; a dash where there is none."""
     return "-" if row.get(name) is None else f"{row[name]:.2f} ({row[f'{name}_cpu']:.2f})"
+
+
+def show_sets(result: Mapping[str, Any]) -> None:
+    """Say how many inputs took turns, where it was more than one."""
+    if result["input_sets"] > 1:
+        print(f"{result['input_sets']} input sets in turn", flush=True)
 
 
 def finish(found: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

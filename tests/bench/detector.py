@@ -16,9 +16,20 @@ from typing import Any
 import torch
 
 from sptcore.profiling.macs import total
-from sptcore.profiling.subjects import Built, Case, Setting, subject
+from sptcore.profiling.subjects import Built, Case, Setting, inputs_of, subject
 from sptcore.profiling.timing import measure
-from tests.bench.contest import Talking, finish, pair, parser, protocol_of, provenance, size_of, speed_ups, threads
+from tests.bench.contest import (
+    Talking,
+    finish,
+    pair,
+    parser,
+    protocol_of,
+    provenance,
+    show_sets,
+    size_of,
+    speed_ups,
+    threads,
+)
 
 RATIO = 0.25
 
@@ -28,7 +39,8 @@ def cases_of(size: str, batch: int, options: argparse.Namespace) -> list[Case]:
     height, width = size_of(options)
     setting = Setting("detector", height, width, batch, torch.device(options.device))
     builts = [Built(subject(name, (RATIO,)), setting) for name in (f"swin-{size}", f"spt-{size}")]
-    return [Case(built, selection, setting) for built in builts for selection in built.subject.selections]
+    inputs = inputs_of(setting)
+    return [Case(built, selection, setting, inputs) for built in builts for selection in built.subject.selections]
 
 
 def run_contest(size: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -51,7 +63,8 @@ def run_contest(size: str, batch: int, options: argparse.Namespace) -> dict[str,
             "achieved_cpu": speed_cpu / ideal,
             "gmacs": macs[name] / 1e9,
         }
-    return {"title": title, "resolution": options.res, "rows": rows}
+    sets = len(next(iter(cases.values())).inputs)
+    return {"title": title, "resolution": options.res, "input_sets": sets, "rows": rows}
 
 
 def show(result: dict[str, Any]) -> None:
@@ -66,6 +79,7 @@ def show(result: dict[str, Any]) -> None:
             f"{row['gmacs']:8.1f}{row['p50_s']:8.3f}{row['min_s']:8.3f}{row['max_s']:8.3f}{row['stalled_rounds']:>6}",
             flush=True,
         )
+    show_sets(result)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import torch
 
 from sptcore.models.variants import build_backbone
+from sptcore.profiling import rotation
 from sptcore.profiling.forced import forced_selection, randomise_biases
-from tests.bench import backbone, detector, rivals, training_step
+from tests.bench import backbone, contest, detector, rivals, training_step
 from tests.bench.contest import draw_masks
 from tests.bench.rivals import packing_shares, use_mask_only, use_pad_to_max
 
@@ -73,6 +75,42 @@ def test_the_whole_script_runs(tmp_path, capsys) -> None:
     assert found["contests"][0]["attention_part"]["pad-to-max"]["x_pad-to-max"] == 1.0
     assert json.loads((tmp_path / "b.json").read_text())["commit"] == found["commit"]
     assert "x torchvision" in capsys.readouterr().out
+
+
+def test_compiled_rivals_say_how_long_the_compiler_took_and_how_many_graphs_it_made(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    found = backbone.main([*SMALL, "--batch", "1", "--compiled"])
+    rows = found["contests"][0]["rows"]
+    compiled = {name: row["graphs"] for name, row in rows.items() if "graphs" in row}
+    ours = {f"{name}, compiled": 1 for name in ("dense", "spt 0.25", "spt 0.25, ffn selected")}
+    assert compiled.pop("torchvision, compiled") > 0
+    assert compiled == ours
+    assert all(row["compile_s"] > 0 for name, row in rows.items() if name.endswith(", compiled"))
+    assert "spt 0.25, ffn selected, compiled: compiled in " in capsys.readouterr().out
+
+
+def test_every_rival_takes_the_inputs_of_a_gpu_in_turn(monkeypatch, capsys) -> None:
+    """Where there are four of them; the dense one, torchvision's and a training step tell whom they meet."""
+    monkeypatch.setattr(rotation, "sets_needed", lambda device, size: 4)
+    options = contest.parser("", models="t", batch="1").parse_args(["--res", "64x64"])
+    inputs = contest.inputs_of(options, 1)
+    met: list[int] = []
+
+    def watch(module, given):
+        met.append(next(number for number, one in enumerate(inputs) if one is given[0]))
+
+    rivals_of_t = backbone.Contest("t", inputs)
+    steps = training_step.Rivals("t", inputs)
+    for model in (rivals_of_t.dense, rivals_of_t.theirs.features, steps.spt):
+        model.register_forward_pre_hook(watch)
+    for call in (rivals_of_t.calls["dense"], rivals_of_t.calls["torchvision"], steps.whole()["spt 0.25"]):
+        for _ in range(5):
+            call()
+        assert met == [0, 1, 2, 3, 0]
+        met.clear()
+    found = detector.main([*SMALL, "--batch", "1"])
+    assert found["contests"][0]["input_sets"] == 4
+    assert "4 input sets in turn" in capsys.readouterr().out
 
 
 def test_a_training_step_with_less_memory_where_blocks_are_recomputed(capsys) -> None:

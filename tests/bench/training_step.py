@@ -30,16 +30,19 @@ from sptcore.models.weights import load_torchvision_swin
 from sptcore.profiling.forced import ForcedSelector, randomise_biases
 from sptcore.profiling.macs import spa_places, stage_grids
 from sptcore.profiling.passes import training_pass
+from sptcore.profiling.rotation import draw_inputs
 from sptcore.profiling.timing import measure, peak_memory
 from tests.bench.contest import (
     Talking,
     draw_masks,
     finish,
+    in_turn,
+    inputs_of,
     pair,
     parser,
     protocol_of,
     provenance,
-    size_of,
+    show_sets,
     speed_ups,
     threads,
 )
@@ -52,8 +55,9 @@ Calls = dict[str, Callable[[], object]]
 class Rivals:
     """The networks of one size, with the same weights."""
 
-    def __init__(self, size: str, images: Tensor) -> None:
-        self.size, self.images = size, images
+    def __init__(self, size: str, inputs: Sequence[Tensor]) -> None:
+        self.size, self.inputs, self.images = size, tuple(inputs), inputs[0]
+        images = self.images
         torch.manual_seed(0)
         self.theirs = TORCHVISION[size](weights=None).to(images.device).train()
         for module in self.theirs.modules():
@@ -71,10 +75,7 @@ class Rivals:
 
     def whole(self) -> Calls:
         """Steps of whole backbones."""
-
-        def theirs() -> list[Tensor]:
-            return [self.theirs.features(self.images)]
-
+        theirs = in_turn(self.inputs, lambda images: [self.theirs.features(images)])
         calls: Calls = {"torchvision": step(self.theirs, theirs), "dense": self.backbone_step(self.dense, None)}
         for ratio in RATIOS:
             calls[f"spt {ratio:g}"] = self.backbone_step(self.spt, draw_masks(self.spt, self.images, ratio))
@@ -84,24 +85,24 @@ class Rivals:
         return calls
 
     def backbone_step(self, model: HierarchicalBackbone, masks: list[Tensor] | None) -> Callable[[], object]:
-        return training_pass(model, model, masks, lambda: list(model(self.images).maps.values()), "off")
+        forward = in_turn(self.inputs, lambda images: list(model(images).maps.values()))
+        return training_pass(model, model, masks, forward, "off")
 
     def pair(self) -> Calls:
         """Steps of the last two blocks of stage 3, with a gradient for their input too."""
         height, width = stage_grids(*self.images.shape[-2:])[2]
         channels = self.dense.config.channels[2]
-        generator = torch.Generator().manual_seed(4)
-        x = torch.randn(len(self.images), height, width, channels, generator=generator).to(self.images.device)
+        inputs = draw_inputs((len(self.images), height, width, channels), self.images.device, seed=4)
         theirs = nn.Sequential(*self.theirs.features[5][-2:])
-        calls: Calls = {"torchvision": step(theirs, lambda: [theirs(x.requires_grad_())])}
-        calls["dense"] = pair_step(list(self.dense.stages[2].blocks[-2:]), x, None)
+        calls: Calls = {"torchvision": step(theirs, in_turn(inputs, lambda x: [theirs(x.requires_grad_())]))}
+        calls["dense"] = pair_step(list(self.dense.stages[2].blocks[-2:]), inputs, None)
         spt = list(self.spt.stages[2].blocks[-2:])
         last = [index for index, (stage, _) in enumerate(spa_places(self.spt.config)) if stage == 3][-2:]
         for ratio in RATIOS:
             masks = draw_masks(self.spt, self.images, ratio)
-            calls[f"spt {ratio:g}"] = pair_step(spt, x, [masks[index] for index in last])
+            calls[f"spt {ratio:g}"] = pair_step(spt, inputs, [masks[index] for index in last])
         masks = draw_masks(self.spt, self.images, 0.25)
-        again = pair_step(spt, x, [masks[index] for index in last])
+        again = pair_step(spt, inputs, [masks[index] for index in last])
         calls["spt 0.25, recomputed"] = recomputed(self.spt, again)
         return calls
 
@@ -116,18 +117,18 @@ def step(model: nn.Module, forward: Callable[[], list[Tensor]]) -> Callable[[], 
     return run
 
 
-def pair_step(blocks: Sequence[Block], x: Tensor, masks: list[Tensor] | None) -> Callable[[], object]:
-    """A step of a few of our blocks on `x` (B, H, W, C), which select `masks`."""
+def pair_step(blocks: Sequence[Block], inputs: Sequence[Tensor], masks: list[Tensor] | None) -> Callable[[], object]:
+    """A step of a few of our blocks, which select `masks`, on `inputs` (B, H, W, C) in turn."""
     both = nn.Sequential(*blocks)
-    context = TokenContext(torch.ones(x.shape[:3], dtype=torch.bool, device=x.device))
+    context = TokenContext(torch.ones(inputs[0].shape[:3], dtype=torch.bool, device=inputs[0].device))
 
-    def forward() -> list[Tensor]:
+    def forward(x: Tensor) -> list[Tensor]:
         tokens = x.requires_grad_()
         for block in blocks:
             tokens = block(tokens, context).tokens
         return [tokens]
 
-    plain = step(both, forward)
+    plain = step(both, in_turn(inputs, forward))
 
     def run() -> None:
         both.train()
@@ -180,6 +181,7 @@ def show(result: dict[str, Any]) -> None:
             f"{row['max_s']:9.3f}{row['stalled_rounds']:>6}{row['peak_bytes'] / 2**20:>10.0f}",
             flush=True,
         )
+    show_sets(result)
 
 
 CONTESTS: dict[str, tuple[str, Callable[[Rivals], Calls]]] = {
@@ -197,13 +199,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         found = provenance(options)
         for size in options.models.split(","):
             for batch in map(int, options.batch.split(",")):
-                shape = (batch, 3, *size_of(options))
-                images = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(options.device)
-                rivals = Rivals(size, images)
-                for contest in options.contests.split(","):
-                    name, calls = CONTESTS[contest]
+                rivals = Rivals(size, inputs_of(options, batch))
+                for wanted in options.contests.split(","):
+                    name, calls = CONTESTS[wanted]
                     title = f"Swin-{size.upper()}, batch {batch}, {name}"
-                    found["contests"].append(run_contest(calls(rivals), title, options))
+                    contest = run_contest(calls(rivals), title, options) | {"input_sets": len(rivals.inputs)}
+                    found["contests"].append(contest)
                     show(found["contests"][-1])
     return finish(found, options)
 
