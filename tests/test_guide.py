@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sptcore.data.sample import sample_root
-from tests.support.cli import spt_process
+from tests.support.cli import spt
 from tests.test_docs import spt_lines
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guide.md"
@@ -43,11 +43,13 @@ def test_the_guide_walks_from_data_to_results() -> None:
 
 
 @pytest.mark.slow
-def test_the_guide_runs_as_it_is_written(tmp_path: Path) -> None:
+def test_the_guide_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All in this process: an interpreter for each command would take longer than the commands."""
+    monkeypatch.chdir(tmp_path)
     own_set(tmp_path / "mydata")
     environment = SHORT | {"SPT_RUNS": str(tmp_path / "runs"), "SPT_CACHE": str(tmp_path / "cache")}
     for words in road():
-        ran = spt_process(*words[1:], env=environment, cwd=tmp_path)
+        ran = spt(*words[1:], env=environment)
         assert ran.code == 0, f"{shlex.join(words)}\n{ran.err}"
     for made in ("data/mydata-s10/labels-train.h5", "mydata.html", "scored/predictions.json", "detector.safetensors"):
         assert (tmp_path / made).stat().st_size > 0, made
