@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,23 @@ def test_its_own_walk_finds_what_torchvision_finds(resolution: tuple[int, int]) 
         assert set(differences(wanted, got).values()) == {0.0}
         most = max(most, len(wanted["boxes"]))
     assert most > 3
+
+
+def test_classes_are_the_ids_of_the_data() -> None:
+    model = loaded(DEMO_WEIGHTS)
+    ids = [90, 7, 300, 12, 5]
+    named = [name for _, name in model.spec.categories]
+    model = replace(model, spec=replace(model.spec, categories=tuple(zip(ids, named, strict=True))))
+    graph = build_graph(model, resolution=(128, 128), batch=1, scope="model")
+    _, images = next(check_inputs(graph.shape))
+    wanted, _ = run_eager(model, images, "model")
+    with torch.inference_mode():
+        got = dict(zip(graph.outputs, graph.module(images), strict=True))
+        labels = model.model(images, torch.tensor([[128, 128]])).detections[0]["labels"]
+    expected = [ids[label - 1] for label in labels.tolist()]
+    assert len(set(expected)) > 1
+    assert wanted["classes"].tolist() == expected
+    assert got["classes"].tolist() == expected
 
 
 def test_other_thresholds_find_something_else() -> None:

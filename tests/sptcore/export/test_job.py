@@ -131,6 +131,21 @@ def test_damaged_weights_are_not_published(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["model.safetensors", out.name])
 
 
+def test_one_image_that_differs_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = job._WRITERS["safetensors"]
+
+    def damage(loaded, graph, path, description):
+        run = write(loaded, graph, path, description)
+        (*_, (name, noise)) = job.check_inputs(graph.shape)
+        assert name == "noise"
+        return lambda images: {output: value + torch.equal(images, noise) for output, value in run(images).items()}
+
+    monkeypatch.setitem(job._WRITERS, "safetensors", damage)
+    report = export(ExportSettings(str(classifier(tmp_path)), out=tmp_path / "out.safetensors"))
+    assert not report.published
+    assert [one.largest > 0.5 for one in report.comparisons] == [False] * 4 + [True]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
