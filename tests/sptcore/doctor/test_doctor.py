@@ -147,6 +147,36 @@ def test_the_gpu_test_computes_what_it_says() -> None:
         assert 0 < float(str(facts[name])) < 1e-4, name
 
 
+@pytest.mark.parametrize("wrong", [None, "tokens", "logits"])
+def test_the_gpu_test_judges_blocks_that_do_not_wait(wrong: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    import torch
+
+    from sptcore.doctor import gpu
+    from sptcore.models.block import Block
+    from sptcore.ops.attend_selected import must_not_wait
+
+    compute, roads = Block.compute, []
+
+    def spoilt(block, x, context):
+        if x.dtype == torch.float64:
+            return compute(block, x, context)
+        roads.append(must_not_wait(x))
+        with monkeypatch.context() as patch:
+            patch.setattr("sptcore.models.block.must_not_wait", lambda x: False)
+            output = compute(block, x, context)
+        if wrong == "tokens":
+            return replace(output, tokens=output.tokens * 1.1)
+        logits = output.selection.logits * (1.1 if wrong else 1.0)
+        return replace(output, selection=replace(output.selection, logits=logits))
+
+    monkeypatch.setattr(Block, "compute", spoilt)
+    monkeypatch.setattr(gpu, "kernel_obstacle", lambda *_: None)
+    assert gpu.run_on_gpu(torch.device("cpu"))["works"] is (wrong is None)
+    assert roads == [True] * 3
+
+
 @pytest.mark.gpu
 def test_the_gpu_test_runs_on_a_gpu() -> None:
     import torch

@@ -71,6 +71,35 @@ def test_a_graph_owns_all_that_it_reads(monkeypatch):
     assert probe.orders[0]() is None
 
 
+class OnADevice(Tensor):
+    """A tensor of the CPU that says it lies on a GPU."""
+
+    is_cuda = True
+
+
+class Noting(nn.Module):
+    """Keeps the inputs of its last call, whose memory a graph would read again."""
+
+    def forward(self, images: Tensor, sizes: Tensor) -> Features:
+        self.images, self.sizes = images, sizes
+        return Features({})
+
+
+def test_a_replay_reads_what_it_is_called_with(monkeypatch):
+    """Its images and sizes stand where the capture read them, and are nobody else's."""
+    for name in ("Stream", "current_stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: nullcontext())
+    first, sizes, model = batch(0).as_subclass(OnADevice), torch.tensor([[64, 96], [50, 70]]), Noting().eval()
+    replay = Replay(model, first, sizes)
+    assert torch.equal(model.images, first)
+    replay(batch(1), sizes - 1)
+    assert torch.equal(model.images, batch(1))
+    assert torch.equal(model.sizes, sizes - 1)
+    assert torch.equal(first, batch(0))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("bypass", ["identity", "proj", "skip_block"])

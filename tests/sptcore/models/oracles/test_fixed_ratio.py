@@ -12,6 +12,7 @@ from sptcore.models.config import BackboneConfig
 from sptcore.models.recompute import recompute_blocks
 from sptcore.models.selectors import SELECTORS, TokenContext
 from sptcore.ops.windows import window_order
+from tests.sptcore.ops.test_packing import random_mask
 from tests.support.networks import (
     DIM,
     HEADS,
@@ -128,6 +129,16 @@ def test_o21_unselected_windows_skip_the_block_bit_for_bit(shift):
     assert_same(output.tokens[mask], swins[mask], tolerance=1e-5)
     through = gather_block("topk_windows", shift, select_ratio=0.5)(x, context(x)).tokens
     assert_differs(through[~mask], x[~mask])
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+def test_a_few_windows_at_a_time_are_all_at_once(shift):
+    """Without a gradient a CPU works through them in pieces: each window keeps its own pads, gaps and regions."""
+    block = gather_block(Fixed(random_mask([500, 700], (29, 37))), shift)
+    x = tokens(2, 29, 37, DIM)
+    at_once = block(x, context(x)).tokens.detach()
+    with torch.no_grad():
+        assert_same(block(x, context(x)).tokens, at_once, tolerance=1e-5)
 
 
 def test_o20_windows_are_scored_once_a_stage():
