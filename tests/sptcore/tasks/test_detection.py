@@ -218,7 +218,7 @@ class Finds(nn.Module):
     def forward(self, images: torch.Tensor, *_: object) -> DetectorOutput:
         boxes = torch.tensor([[4.0, 2.0, 20.0, 10.0]] * 3)
         found = {"boxes": boxes, "labels": torch.tensor([1, 2, 3]), "scores": torch.tensor([0.9, 0.8, 0.7])}
-        found["masks"] = torch.ones(3, 1, 28, 28)
+        found["masks"] = torch.tensor([1.0, 0.52, 0.48]).view(3, 1, 1, 1).expand(3, 1, 28, 28)
         return DetectorOutput({}, [found], Features({}))
 
 
@@ -234,3 +234,5 @@ def test_outputs_become_the_data_sets_ids_in_the_pixels_of_the_file() -> None:
     left, top, width, height = coco_mask.toBbox(one.masks[0]).tolist()
     assert one.masks[0]["size"] == [60, 100]
     np.testing.assert_allclose([left, top, left + width, top + height], [10, 6, 50, 30], atol=1.5)
+    areas = [int(coco_mask.area(mask)) for mask in one.masks]
+    assert areas[0] > areas[1] > 0 == areas[2], "cut at one half"
