@@ -181,11 +181,19 @@ def test_a_kill_between_two_links_is_made_up_for(tmp_path: Path, monkeypatch: py
     assert [load_checkpoint(tmp_path / name)["step"] for name in ("last.pt", "best.pt")] == [2, 2]
 
 
-def test_names_without_hard_links_are_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reason", [errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK])
+def test_names_without_hard_links_are_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int) -> None:
+    """The best outlives its step all the same, and a run goes on from it."""
+
     def refused(*arguments: Any) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        raise OSError(reason, os.strerror(reason))
 
     monkeypatch.setattr(checkpoints.os, "link", refused)
     save_checkpoint(tmp_path, state(1), step=1, keep=1, best=True)
     assert not (tmp_path / "best.pt").samefile(tmp_path / "last.pt")
-    assert load_checkpoint(tmp_path / "best.pt")["step"] == 1
+    for step in (2, 3):
+        save_checkpoint(tmp_path, state(step), step=step, keep=1)
+    assert [load_checkpoint(tmp_path / name)["step"] for name in ("best.pt", "last.pt")] == [1, 3]
+    go_on_from(tmp_path / "best.pt", step=1, best=True)
+    assert [path.name for path in tmp_path.glob("step-*.pt")] == ["step-00000001.pt"]
+    assert [load_checkpoint(tmp_path / name)["step"] for name in ("best.pt", "last.pt")] == [1, 1]
