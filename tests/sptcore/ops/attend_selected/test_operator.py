@@ -108,6 +108,15 @@ def arguments(mode: str, ratio: float, bypass: str = "identity") -> tuple:
     return operator.call_args.args
 
 
+def test_products_are_computed_in_the_dtype_of_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = arguments("stream", 0.3, "skip_block")
+    plain = arguments("stream", 0.3, "skip_block")
+    for given, dtype in ((cast, torch.bfloat16), (plain, torch.float32)):
+        _, projections, _, feed_forward = given[4:8]
+        assert {weight.dtype for weight in (*projections, *feed_forward)} == {dtype}
+
+
 @pytest.mark.parametrize("bypass", BYPASSES)
 def test_shapes_and_schema_are_what_the_compiler_is_told(bypass):
     given = arguments("stream", 0.3, bypass)
