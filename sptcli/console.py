@@ -58,6 +58,25 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     return view
 
 
+def tables(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, keys: int = 1, title: str | None = None
+) -> list[Table]:
+    """As `table`, in several where the screen is too narrow for its columns, each with the first `keys` columns."""
+    width = make_console(sys.stdout).width
+    least = _least_widths(table(columns, rows))
+    groups: list[list[int]] = [[]]
+    for place in range(keys, len(columns)):
+        shown = [*range(keys), *groups[-1], place]
+        if groups[-1] and sum(least[one] for one in shown) + _gaps(len(shown)) > width:
+            groups.append([])
+        groups[-1].append(place)
+    parts = [[*range(keys), *group] for group in groups]
+    return [
+        table([columns[place] for place in part], [[row[place] for place in part] for row in rows], title=title)
+        for part, title in zip(parts, [title, *[None] * len(parts)], strict=False)
+    ]
+
+
 def pairs(values: Mapping[str, object]) -> Table:
     """A view of names and values, one a line."""
     from rich.table import Table
@@ -97,19 +116,34 @@ def _fitted(view: Table, width: int) -> Table | Text:
     """
     from rich.cells import cell_len
 
-    texts = [[str(column.header), *map(str, column.cells)] for column in view.columns]
-    natural = [max(map(cell_len, column)) for column in texts]
-    words = [max((cell_len(word) for text in column for word in text.split()), default=1) for column in texts]
-    gaps = NARROW_GAP * (len(natural) - 1) + 2
+    natural = [max(map(cell_len, column)) for column in _texts(view)]
+    gaps = _gaps(len(natural))
     if not view.show_header or sum(natural) + gaps + len(natural) - 1 <= width:
         return view
-    least = [min(longest, LONG_WORD) for longest in words]
+    least = _least_widths(view)
     if sum(least) + gaps > width:
         return _blocks(view)
     view.padding = (0, 1, 0, 0)
     for column, columns in zip(view.columns, shared_out(natural, least, width - gaps), strict=True):
         column.width = columns
     return view
+
+
+def _texts(view: Table) -> list[list[str]]:
+    return [[str(column.header), *map(str, column.cells)] for column in view.columns]
+
+
+def _least_widths(view: Table) -> list[int]:
+    """The width below which each column would break a word that is not long."""
+    from rich.cells import cell_len
+
+    words = [max((cell_len(word) for text in column for word in text.split()), default=1) for column in _texts(view)]
+    return [min(longest, LONG_WORD) for longest in words]
+
+
+def _gaps(columns: int) -> int:
+    """What a squeezed table of so many columns needs beside them."""
+    return NARROW_GAP * (columns - 1) + 2
 
 
 def _blocks(view: Table) -> Text:

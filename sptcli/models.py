@@ -42,7 +42,7 @@ def command(
     config = backbone_config(name) if name else None
     rows = catalogue.list_models(names, width=res.width, height=res.height)
     document: dict[str, object] = {"resolution": str(res), "models": rows}
-    views = [_models_table(rows)]
+    views = [_models_table(rows), _origins_table(rows)]
     if name and config:
         stages = catalogue.list_stages(name, width=res.width, height=res.height)
         document |= {"stages": stages, "config": config.to_dict()}
@@ -61,10 +61,18 @@ def command(
 
 def _models_table(rows: list) -> object:
     cells = [
-        [r.name, r.params / 1e6, *(macs / 1e9 for macs in r.macs.values()), f"{r.spa_blocks} of {r.blocks}", r.origin]
+        [r.name, r.params / 1e6, *(macs / 1e9 for macs in r.macs.values()), f"{r.spa_blocks} of {r.blocks}"]
         for r in rows
     ]
-    return table(["model", "params M", "GMACs r=1", "GMACs r=.25", "select and pack", "from"], cells)
+    return table(["model", "params M", "GMACs r=1", "GMACs r=.25", "select and pack"], cells)
+
+
+def _origins_table(rows: list) -> object:
+    """Where models come from, those of one origin in one line: `spt-t|s|b`."""
+    sizes: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        sizes.setdefault((row.origin, row.family), []).append(row.name.removeprefix(f"{row.family}-"))
+    return table(["models", "from"], [[f"{family}-{'|'.join(of)}", origin] for (origin, family), of in sizes.items()])
 
 
 def _stages_table(rows: list) -> object:

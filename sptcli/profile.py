@@ -6,13 +6,16 @@ import math
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sptcli import options
-from sptcli.console import table
+from sptcli.console import tables
 from sptcli.session import Session
+
+if TYPE_CHECKING:
+    from sptcore.profiling.tables import Grid
 
 EXAMPLES = (
     "spt profile --res 1280x800",
@@ -132,14 +135,19 @@ def command(
         breakdown or "component",
     )
     report = profile(request, session.progress)
-    session.show(
-        to_dict(report), *(table(one.columns, one.rows, title=one.title) for one in grids(report, by=breakdown))
-    )
+    session.show(to_dict(report), *(view for one in grids(report, by=breakdown) for view in _views(one)))
     for remark in _remarks(report):
         session.note(remark)
     if out is not None:
         write_report(report, out, by=breakdown)
     session.finish(artefacts={} if out is None else {"profile": out}, next=_next(weights, models))
+
+
+def _views(grid: Grid) -> list[Any]:
+    """The table, in parts where the screen is narrow, and its footnotes below it."""
+    keys = 2 if grid.columns[:2] == ["model", "select ratio"] else 1
+    below = "".join(f"{note}\n" for note in grid.footnotes)
+    return [*tables(grid.columns, grid.rows, keys=keys, title=grid.title), *filter(None, [below])]
 
 
 def _next(weights: str | None, models: tuple[str, ...]) -> str:

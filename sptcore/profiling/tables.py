@@ -29,11 +29,12 @@ CONVENTION = {
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: a title, column names, rows of cells."""
+    """A table: a title, column names, rows of cells; below it, footnotes, to whose keys cells refer."""
 
     title: str
     columns: list[str]
     rows: list[list[Cell]]
+    footnotes: tuple[str, ...] = ()
 
 
 def grids(report: ProfileReport, *, by: str | None = None) -> list[Grid]:
@@ -48,8 +49,9 @@ def _costs(report: ProfileReport, scope: str) -> Grid:
     rows = report.of_scope(scope)
     batch = report.setting.batch
     rival = next((row for row in rows if row.select_ratio is None), rows[0])
+    notes = list(dict.fromkeys(row.note for row in rows if row.note))
     wanted: dict[str, list[Cell]] = {
-        "model": [row.model for row in rows],
+        "model": [row.model + (f" [{notes.index(row.note) + 1}]" if row.note else "") for row in rows],
         "select ratio": [_ratio_text(row) for row in rows],
         "heads": [row.heads if report.heads not in ([], ["standard"]) and row.heads else None for row in rows],
         "params M": [round(row.params / 1e6, 2) for row in rows],
@@ -67,10 +69,10 @@ def _costs(report: ProfileReport, scope: str) -> Grid:
         "train ms": [_ms(row.train, "median") for row in rows],
         f"train vs {rival.model}": [_speed_up(row.train, rival.train) for row in rows],
         "train peak MiB": [_mib(row.train_peak_bytes) for row in rows],
-        "note": [row.note or None for row in rows],
     }
     kept = {name: column for name, column in wanted.items() if any(cell is not None for cell in column)}
-    return Grid(_title(report, scope), list(kept), [list(cells) for cells in zip(*kept.values(), strict=True)])
+    cells = [list(line) for line in zip(*kept.values(), strict=True)]
+    return Grid(_title(report, scope), list(kept), cells, tuple(f"[{n}] {note}" for n, note in enumerate(notes, 1)))
 
 
 def _training(row: ProfileRow, which: int, batch: int) -> float | None:
@@ -211,7 +213,8 @@ def write_report(report: ProfileReport, path: Path, *, by: str | None = None) ->
 def _markdown(grid: Grid) -> str:
     lines = [grid.columns, ["---"] * len(grid.columns), *grid.rows]
     text = "\n".join("| " + " | ".join("-" if cell is None else str(cell) for cell in line) + " |" for line in lines)
-    return f"## {grid.title}\n\n{text}\n"
+    below = "".join(f"\n{note}\n" for note in grid.footnotes)
+    return f"## {grid.title}\n\n{text}\n{below}"
 
 
 def _csv(rows: Sequence[ProfileRow]) -> str:

@@ -192,10 +192,10 @@ def compare(timing: Timing, times: dict[str, Timing], macs: int | None, all_macs
 def show(result: dict[str, Any]) -> None:
     """Print a contest as a table."""
     print(f"\nSwin-{result['model'].upper()}, batch {result['batch']}, {result['resolution']}, wall (CPU)")
-    print(f"{'':28}{'x torchvision':>16}{'x dense':>16}{'achieved':>16}{'p50 s':>9}{'min s':>9}{'max s':>9}{'busy':>6}")
+    print(f"{'':34}{'x torchvision':>16}{'x dense':>16}{'achieved':>16}{'p50 s':>9}{'min s':>9}{'max s':>9}{'busy':>6}")
     for name, row in result["rows"].items():
         print(
-            f"{name:28}{pair(row, 'x_torchvision'):>16}{pair(row, 'x_dense'):>16}{pair(row, 'achieved'):>16}"
+            f"{name:34}{pair(row, 'x_torchvision'):>16}{pair(row, 'x_dense'):>16}{pair(row, 'achieved'):>16}"
             f"{row['p50_s']:9.3f}{row['min_s']:9.3f}{row['max_s']:9.3f}{row['stalled_rounds']:>6}"
         )
     for name, row in result["rows"].items():

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sptcli.console import cell_text, dump_json, pairs, print_views, printable, shared_out, table
+from sptcli.console import cell_text, dump_json, pairs, print_views, printable, shared_out, table, tables
 from sptcore.data.records import Category
 
 
@@ -83,6 +83,26 @@ def test_a_screen_too_narrow_for_a_table_gets_a_block_a_row(monkeypatch: pytest.
     wide = shown(table(fields, rows))
     assert "select ratio: " not in wide
     assert "ours, for the built-in sample" in wide
+
+
+def test_a_wide_table_comes_in_parts_with_its_first_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["model", "ratio", *(f"figure-{number}" for number in range(9))]
+    rows = [["spt-nano", "0.3", *range(9)], ["swin-nano", "dense", *range(10, 19)]]
+    monkeypatch.setenv("COLUMNS", "200")
+    assert len(tables(names, rows, keys=2, title="t")) == 1
+    monkeypatch.setenv("COLUMNS", "60")
+    parts = tables(names, rows, keys=2, title="t")
+    headers = [[str(column.header) for column in part.columns] for part in parts]
+    assert len(parts) == 3
+    assert all(header[:2] == ["model", "ratio"] for header in headers)
+    assert [name for header in headers for name in header[2:]] == names[2:]
+    assert [str(part.title) for part in parts] == ["t", "None", "None"]
+    text = "".join(map(shown, parts))
+    assert max(map(len, text.splitlines())) <= 60
+    assert "model: " not in text
+    monkeypatch.setenv("COLUMNS", "20")
+    assert [len(part.columns) for part in tables(names[:3], [row[:3] for row in rows], keys=2)] == [3]
+    assert len(tables(["model"], [["a"]])) == 1
 
 
 def test_columns_give_way_widest_first_and_to_their_least() -> None:

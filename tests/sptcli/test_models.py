@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.cli import spt
 
 
@@ -14,6 +16,29 @@ def test_the_table_and_its_document() -> None:
     assert document["resolution"] == "640x480"
     by_name = {row["name"]: row for row in document["models"]}
     assert by_name["spt-t"]["macs"]["0.25"] < by_name["spt-t"]["macs"]["1.0"]
+
+
+def test_every_model_has_one_line_of_eighty_columns_and_an_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [row["name"] for row in spt("models", "--json").document["models"]]
+    costs, _, origins = spt("models").out.partition(" from ")
+    lines = costs.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines if " of " in line] == names
+    told = {
+        f"{family}-{size}"
+        for word in origins.split()
+        if ("-" in word and "|" in word) or word.endswith("-nano")
+        for family, _, sizes in [word.rpartition("-")]
+        for size in sizes.split("|")
+    }
+    assert told == set(names)
+    assert "Swin Transformer, arXiv 2103.14030" in origins
+    assert len(origins.splitlines()) < len(names)
+    alone = spt("models", "spt-s").out
+    assert "Select and Pack Transformer" in alone
+    assert "spt-s" in alone
+    assert "swin" not in alone
 
 
 def test_one_model_by_stages() -> None:

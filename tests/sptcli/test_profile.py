@@ -100,6 +100,20 @@ def test_tables_say_what_was_run() -> None:
     assert "agrees with the formula" in ran.err
 
 
+def test_notes_are_footnotes_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    arguments = ("--res", "64x64", "--model", "swin-nano,spt-gt-nano", "--ratio", ".3", "--scope", "backbone")
+    ran = spt("profile", *arguments, "--no-latency")
+    assert ran.code == 0, ran.err
+    lines = [line.rstrip() for line in ran.out.splitlines()]
+    assert "[1] upper bound: selects by labels" in lines
+    assert [line.split()[:2] for line in lines if " nano" in line.replace("-", " ")] == [
+        ["swin-nano", "dense"], ["spt-gt-nano", "[1]"],
+    ]  # fmt: skip
+    plain = spt("profile", "--res", "64x64", "--model", "swin-nano", "--scope", "backbone", "--no-latency")
+    assert "[1]" not in plain.out
+
+
 def test_trained_weights_at_their_own_ratio(tmp_path: Path) -> None:
     weights = nano_weights(tmp_path / "mine.safetensors")
     arguments = ("--weights", weights, "--data", "sample", "--limit", "2", "--ratio", "1", "--no-latency")

@@ -66,6 +66,28 @@ def test_figures_are_per_image_and_speed_is_against_the_dense_model() -> None:
     assert detector.columns == ["model", "select ratio", "params M", "GMACs", "GMACs Eq. 9"]
 
 
+def test_notes_stand_below_the_table_and_models_refer_to_them() -> None:
+    noted = [replace(one, note=note) for one, note in zip(REPORT.rows, ("", "a bound", "other", ""), strict=True)]
+    again = replace(REPORT.rows[1], model="spt-gt", note="a bound")
+    report = replace(REPORT, rows=(*noted, again))
+    backbone, detector = grids(report)
+    assert [cells[0] for cells in backbone.rows] == ["swin-t", "spt-t [1]", "mine [2]", "spt-gt [1]"]
+    assert backbone.footnotes == ("[1] a bound", "[2] other")
+    assert "note" not in backbone.columns
+    assert (detector.rows[0][0], detector.footnotes) == ("swin-t", ())
+    assert grids(REPORT)[0].footnotes == ()
+
+
+def test_a_markdown_file_has_the_notes_below_its_table(tmp_path: Path) -> None:
+    rows = (REPORT.rows[0], replace(REPORT.rows[1], note="a bound"))
+    write_report(replace(REPORT, rows=rows), tmp_path / "p.md")
+    text = (tmp_path / "p.md").read_text()
+    assert text.endswith("|\n\n[1] a bound\n")
+    assert "| spt-t [1] |" in text
+    write_report(replace(REPORT, rows=REPORT.rows), tmp_path / "p.md")
+    assert "[1]" not in (tmp_path / "p.md").read_text()
+
+
 def test_a_miscount_gets_its_column() -> None:
     wrong = replace(REPORT, rows=(replace(REPORT.rows[0], macs_counted=1), *REPORT.rows[1:]))
     assert "counted" in grids(wrong)[0].columns
