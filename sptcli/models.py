@@ -83,7 +83,7 @@ def _stages_table(rows: list) -> object:
             f"{r.grid[0]}x{r.grid[1]}",
             r.channels,
             r.heads,
-            f"{r.spa_blocks} of {r.blocks}",
+            f"{r.spa_blocks}/{r.blocks}",
             r.params / 1e6,
             *(macs / 1e9 for macs in r.macs.values()),
         ]

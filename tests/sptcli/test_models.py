@@ -49,6 +49,14 @@ def test_one_model_by_stages() -> None:
     assert "160x100" in spt("models", "spt-nano").out
 
 
+def test_stages_fit_eighty_columns_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line.split() for line in spt("models", "spt-s").out.splitlines()]
+    stages = [line for line in lines if len(line) == 9 and line[0].isdigit()]
+    assert [line[2] for line in stages] == ["320x200", "160x100", "80x50", "40x25"]
+    assert [line[5] for line in stages] == ["0/2", "0/2", "18/18", "2/2"]
+
+
 def test_bad_names() -> None:
     ran = spt("models", "spt-tt")
     assert ran.code == 2
