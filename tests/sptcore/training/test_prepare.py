@@ -132,6 +132,15 @@ def test_validation_takes_labels_of_its_own_images_where_files_hold_them(tmp_pat
     assert labels_of(root, Listener(), val_labels=str(elsewhere)) == (elsewhere, "")
 
 
+def test_the_named_file_comes_before_the_one_beside_it(tmp_path: Path) -> None:
+    """Where both hold the validation's images, as when it has those of the training."""
+    root, train, val = mini_data(tmp_path / "set"), tmp_path / "labels-train.h5", tmp_path / "labels-val.h5"
+    build_labels(open_index(root, "train"), train)
+    build_labels(open_index(root, "val"), val)
+    assert labels_of(root, Listener(), labels=str(train))[0] == train
+    assert labels_of(root, Listener(), labels=str(val))[0] == val
+
+
 def test_labels_made_for_the_validation_follow_the_rule_of_the_file(tmp_path: Path) -> None:
     root, train = two_splits(tmp_path / "set"), tmp_path / "mine.h5"
     build_labels(open_index(root, "train"), train, source="boxes")

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sptcore.models.backbone import Features
-from sptcore.tasks.base import Batch, Outcome, Task
+from sptcore.tasks.base import Batch, BlockCounts, CountRows, Outcome, Task
+from sptcore.training import step as step_module
 from sptcore.training.config import TrainConfig
-from sptcore.training.distributed import ALONE
+from sptcore.training.distributed import ALONE, Group
 from sptcore.training.mixing import mixed
 from sptcore.training.optim import build_optimizer, set_lr
 from sptcore.training.sampler import step_seed
@@ -114,6 +115,15 @@ def test_what_counts_reads_sees_them() -> None:
     with Reads() as reads:
         _ = float(values[0]), values.tolist(), values[0].item(), bool(values[0] > 0)
     assert reads.seen == ["__float__", "tolist", "item", "__bool__"]
+
+
+def test_tokens_of_all_passes_and_processes_are_counted_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [torch.tensor([[10, 4, 5, 3, 2, 12]]) * factor for factor in (1, 10, 100)]
+    here = iter(rows)
+    monkeypatch.setattr(step_module, "count_rows", lambda features, labels: CountRows(next(here), ((3, 0, 16),)))
+    monkeypatch.setattr(Group, "summed", lambda self, values: 2 * values)  # another process that found the same
+    take, state = stepper(tiny_config(Path("nowhere")))
+    assert take(state, batches(3)).counts == [BlockCounts(3, 0, 16, *(222 * count for count in (10, 4, 5, 3, 2, 12)))]
 
 
 def test_a_pass_that_is_not_finite_leaves_no_trace_wherever_it_stands() -> None:
