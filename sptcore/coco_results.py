@@ -28,6 +28,7 @@ class _Result(msgspec.Struct):
     score: float
     bbox: Annotated[list[float], msgspec.Meta(min_length=4, max_length=4)] | None = None
     segmentation: _Mask | None = None
+    category: Any = None  # its class in words, as `spt predict` writes it; COCO's format has none
 
 
 def write_results(path: Path, results: list[dict[str, Any]]) -> None:
@@ -44,7 +45,7 @@ def read_results(path: Path, index: DatasetIndex, *, labels: bool = False) -> tu
     """
     entries = _parsed(path)
     images = {record.image_id: record for record in index.records}
-    categories = {category.category_id for category in index.categories}
+    categories = {category.category_id: category.name for category in index.categories}
     results: list[dict[str, Any]] = []
     given: set[tuple[int, int]] = set()
     for number, entry in enumerate(entries):
@@ -70,12 +71,15 @@ def _parsed(path: Path) -> list[_Result]:
     return entries
 
 
-def _fault(entry: _Result, record: ImageRecord | None, categories: set[int]) -> str | None:
+def _fault(entry: _Result, record: ImageRecord | None, categories: dict[int, str]) -> str | None:
     """What is wrong with an entry, None when nothing is."""
     if record is None:
         return f"image_id {entry.image_id} is not in the data"
     if entry.category_id not in categories:
         return f"category_id {entry.category_id} is not in the data"
+    if isinstance(entry.category, str) and entry.category != categories[entry.category_id]:
+        here = categories[entry.category_id]
+        return f"category_id {entry.category_id} is {entry.category!r} in the results, {here!r} in the data"
     if not math.isfinite(entry.score):
         return "the score is not a finite number"
     if entry.bbox is not None and not (all(map(math.isfinite, entry.bbox)) and min(entry.bbox[2:]) >= 0):

@@ -51,6 +51,17 @@ def test_boxes_alone_and_masks_alone(index: DatasetIndex, tmp_path: Path) -> Non
     assert read_results(path, index) == ([], False)
 
 
+def test_a_class_in_words_must_be_the_data_s_own(index: DatasetIndex, tmp_path: Path) -> None:
+    """The ids of two data sets mean other classes: a model's own ids would be scored as whatever has them here."""
+    path, name = tmp_path / "found.json", index.categories[0].name
+    write_results(path, [good(category=name), good(category=["another", "tool's"])])
+    assert read_results(path, index)[0] == [good(), good()]
+    write_results(path, [good(), good(category=f"no {name}")])
+    with pytest.raises(DataError, match=f"category_id 0 is 'no {name}' in the results, '{name}' in the data") as caught:
+        read_results(path, index)
+    assert "[1]" in str(caught.value)
+
+
 def bare(**changes: Any) -> dict[str, Any]:
     return {"image_id": 7, "category_id": 0, "score": 0.5, **changes}
 
