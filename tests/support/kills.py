@@ -55,9 +55,12 @@ def start(folder: Path, data: Path, settings: Mapping[str, Any], world: int) -> 
 
 
 def finish(processes: list[ForkProcess]) -> list[int | None]:
-    """Wait for them; their exit codes."""
+    """Wait for them, not for ever: one that waits for another would hold the tests up; their exit codes."""
     for process in processes:
         process.join(PATIENCE)
+        if process.is_alive():
+            process.kill()
+            process.join()
     return [process.exitcode for process in processes]
 
 
