@@ -192,7 +192,7 @@ def test_names_without_hard_links_are_copies(tmp_path: Path, monkeypatch: pytest
     save_checkpoint(tmp_path, state(1), step=1, keep=1, best=True)
     assert not (tmp_path / "best.pt").samefile(tmp_path / "last.pt")
     for step in (2, 3):
-        save_checkpoint(tmp_path, state(step), step=step, keep=1)
+        save_checkpoint(tmp_path, state(step), step=step, keep=2)
     assert [load_checkpoint(tmp_path / name)["step"] for name in ("best.pt", "last.pt")] == [1, 3]
     go_on_from(tmp_path / "best.pt", step=1, best=True)
     assert [path.name for path in tmp_path.glob("step-*.pt")] == ["step-00000001.pt"]
