@@ -53,7 +53,8 @@ def test_it_is_evaluated_as_it_selects(run: Run) -> None:
     assert ran.code == 0, ran.err
     blocks, macs = ran.document["blocks"], ran.document["macs"]
     if family(run) == "vit":
-        assert (blocks, macs) == ([], None)
+        assert blocks == []
+        assert 0 < macs["actual"] == macs["eq9"] == macs["dense"]
         return
     assert 0 < macs["actual"] < macs["dense"]
     if family(run) == "vit-gt":

@@ -102,7 +102,8 @@ def test_files_say_what_the_report_says(reports: dict[str, ProfileReport], tmp_p
     sections = (tmp_path / "p.md").read_text().split("## ")[1:]
     for section, grid in zip(sections, grids(report, by="component"), strict=True):
         title, _, *written = section.strip().splitlines()
-        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in written]
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in written if line.startswith("|")]
         assert title == grid.title
+        assert [line for line in written if line and not line.startswith("|")] == list(grid.footnotes)
         assert cells[0] == grid.columns
         assert cells[2:] == [["-" if cell is None else str(cell) for cell in row] for row in grid.rows]

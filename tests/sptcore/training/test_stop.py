@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -36,6 +37,18 @@ def test_the_first_signal_is_the_cause_and_a_second_ctrl_c_stops_at_once() -> No
         assert stop.cause == "SIGINT"
 
 
+@pytest.fixture
+def _own_handlers() -> Iterator[None]:
+    """Python's own handler of Ctrl-C: whatever ran before in this process may have left another."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_own_handlers")
 def test_a_signal_that_nobody_asked_about_is_handed_on() -> None:
     with pytest.raises(KeyboardInterrupt), stop_requests():
         os.kill(os.getpid(), signal.SIGINT)
