@@ -25,6 +25,10 @@ from tests.support.training import difference, final_state, tiny_config
 CPU = torch.device("cpu")
 PATIENCE = 120.0
 
+# The first backward pass of a process sets autograd up. After a fake tensor (torch.export, torch.compile) it starts
+# threads, and then no forked process can train; this module is imported before the first test runs.
+torch.ones(1, requires_grad=True).sum().backward()
+
 
 def _train(folder: Path, data: Path, settings: Mapping[str, Any], place: Place) -> None:
     """One process of a run, which goes on where it had begun."""
