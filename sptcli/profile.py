@@ -68,7 +68,9 @@ def command(
     ] = "none",
     batch: Annotated[int, typer.Option("--batch", min=1, help="images of one pass")] = 1,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="run the clock, or count only")] = True,
-    compile: Annotated[bool, typer.Option("--compile", help="time backbones as torch.compile makes them")] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="time backbones as torch.compile makes them (on a CPU: slower)")
+    ] = False,
     train: Annotated[bool, typer.Option("--train", help="time a forward and backward pass too")] = False,
     warmup: Annotated[int | None, typer.Option("--warmup", min=0, help="rounds not counted (GPU 10, CPU 1)")] = None,
     iters: Annotated[
